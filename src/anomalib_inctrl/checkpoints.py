@@ -1,0 +1,150 @@
+"""Trained heads from files: our own, and the checkpoints InCTRL's authors published."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from anomalib.utils.serialization import anomalib_safe_globals
+
+from anomalib_inctrl.clip import fingerprint
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from anomalib_inctrl.clip import ClipBackbone
+    from anomalib_inctrl.in_context import InContextModel
+
+METADATA_KEY = "anomalib_inctrl"
+_OWN_PREFIX = "model."
+
+# Published name -> ours. Each head's `bn1` is never used in the published forward pass and left out.
+_PUBLISHED_HEADS = {"diff_head_ref": "image_head", "diff_head": "holistic_head"}
+_PUBLISHED_LAYERS = {"projection1": 0, "bn2": 2, "projection2": 3, "bn3": 5, "projection3": 6}
+_PUBLISHED_ADAPTER = {"adapter.fc.0.weight": "adapter.down.weight", "adapter.fc.2.weight": "adapter.up.weight"}
+
+
+def load_weights(model: InContextModel, source: str | Path) -> None:
+    """Load trained heads and put their branches to use.
+
+    Args:
+        model (InContextModel): Model to load into.
+        source (str | Path): ``"random"`` for untrained heads in the full formula; a checkpoint of ours, or one
+            published by InCTRL's authors, recognised by its content. The towers of a published checkpoint are loaded
+            as well, so that it needs no other weights.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is of no known kind, or of another backbone, or has nothing for this model.
+    """
+    if str(source) == "random":
+        model.use_branches(model.BRANCHES)
+        return
+    state, metadata = _read(Path(source))
+    if _is_published(state):
+        _load_published_towers(model.backbone, state, source)
+        state, branches = _convert_published(state), {"image", "holistic"}
+    else:
+        check_backbone(model.backbone, metadata.get("backbone", {}), source)
+        state = {key.removeprefix(_OWN_PREFIX): value for key, value in state.items() if key.startswith(_OWN_PREFIX)}
+        branches = _branches_in_use(state, metadata)
+    branches &= model.BRANCHES.keys()
+    if not branches:
+        msg = f"{source} holds no trained heads for {type(model).__name__}, which has {sorted(model.BRANCHES)}."
+        raise ValueError(msg)
+    for branch in sorted(branches):
+        for part in model.BRANCHES[branch]:
+            _load_part(model, part, state, source)
+    model.use_branches(branches)
+
+
+def check_backbone(backbone: ClipBackbone, recorded: Mapping[str, Any], source: str | Path) -> None:
+    """Refuse what was made with another backbone.
+
+    Args:
+        backbone (ClipBackbone): The backbone at hand.
+        recorded (Mapping[str, Any]): ``name``, ``pretrained``, ``blocks`` and ``fingerprint`` as a checkpoint has them.
+        source (str | Path): Where they come from, for the message.
+
+    Raises:
+        ValueError: If they differ from the backbone at hand.
+    """
+    here = {"name": backbone.name, "blocks": list(backbone.blocks), "fingerprint": backbone.fingerprint}
+    other = {key: recorded[key] for key in here if key in recorded and recorded[key] != here[key]}
+    if other:
+        msg = (
+            f"{source} was made with backbone={recorded.get('name')!r}, pretrained={recorded.get('pretrained')!r}, "
+            f"blocks={recorded.get('blocks')}, weights {recorded.get('fingerprint')}; this model has {here['name']!r}, "
+            f"blocks={here['blocks']}, weights {here['fingerprint']}. Build it with the same backbone and weights."
+        )
+        raise ValueError(msg)
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    if not path.is_file():
+        msg = f"weights={str(path)!r}: there is no such file. Give a checkpoint, 'random', or None for training-free."
+        raise FileNotFoundError(msg)
+    try:
+        with anomalib_safe_globals():
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        msg = f"{path} can't be read as a checkpoint: {type(error).__name__}: {error}"
+        raise ValueError(msg) from error
+    if isinstance(content, dict) and METADATA_KEY in content:
+        return content["state_dict"], content[METADATA_KEY]
+    if isinstance(content, dict) and _is_published(content):
+        return content, {}
+    msg = (
+        f"{path} is neither a checkpoint of anomalib-inctrl nor one published by InCTRL's authors "
+        f"(keys such as {list(content)[:3] if isinstance(content, dict) else type(content).__name__})."
+    )
+    raise ValueError(msg)
+
+
+def _branches_in_use(state: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> set[str]:
+    names = metadata.get("branches", [])
+    return {name for name, flag in zip(names, state["branch_flags"].tolist(), strict=True) if flag}
+
+
+def _load_part(model: InContextModel, part: str, state: Mapping[str, Tensor], source: str | Path) -> None:
+    tensors = {k.removeprefix(f"{part}."): v for k, v in state.items() if k.startswith(f"{part}.")}
+    try:
+        model.get_submodule(part).load_state_dict(tensors)
+    except RuntimeError as error:
+        msg = f"The {part} of {source} does not fit this backbone ({model.backbone.name}): {error}"
+        raise ValueError(msg) from error
+
+
+def _is_published(state: Mapping[str, Any]) -> bool:
+    return "adapter.fc.0.weight" in state and "diff_head_ref.projection1.weight" in state
+
+
+def _convert_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    converted = {ours: state[theirs] for theirs, ours in _PUBLISHED_ADAPTER.items()}
+    for theirs, ours in _PUBLISHED_HEADS.items():
+        for layer, position in _PUBLISHED_LAYERS.items():
+            start = f"{theirs}.{layer}."
+            converted |= {
+                f"{ours}.layers.{position}.{key.removeprefix(start)}": value
+                for key, value in state.items()
+                if key.startswith(start)
+            }
+    return converted
+
+
+def _load_published_towers(backbone: ClipBackbone, state: Mapping[str, Tensor], source: str | Path) -> None:
+    heads = ("adapter.", *(f"{head}." for head in _PUBLISHED_HEADS))
+    towers = {k: v for k, v in state.items() if not k.startswith(heads) and k not in {"logit_scale", "attn_mask"}}
+    if not towers:
+        return
+    renamed = {k if k.startswith("visual.") else f"text.model.{k}": v for k, v in towers.items()}
+    scale = {k: v for k, v in backbone.state_dict().items() if k.endswith("logit_scale")}  # not in use
+    try:
+        backbone.load_state_dict(renamed | scale)
+    except RuntimeError as error:
+        msg = f"The CLIP towers in {source} do not fit backbone={backbone.name!r}: {error}"
+        raise ValueError(msg) from error
+    backbone.fingerprint = fingerprint(backbone)

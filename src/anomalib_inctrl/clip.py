@@ -1,0 +1,382 @@
+"""The frozen CLIP towers. The only module that talks to open_clip, which it imports when a backbone is built."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - the customary name
+
+from anomalib_inctrl.prompts import prompt_ensemble
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+EMBEDDED_BACKBONE = "inctrl-tiny"
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+_TINY_MERGES = 4096  # of CLIP's byte-pair merges; with 512 bytes and two markers they make the vocabulary of 4610
+_SENTENCES_AT_ONCE = 128  # bounds the memory of the text tower
+_SEED = 0  # of random weights, which a checkpoint leaves out like trained ones and which must come back the same
+
+
+class ImageFeatures(NamedTuple):
+    """What the vision tower says of a batch.
+
+    Attributes:
+        patches (Tensor): Patch tokens of the tapped blocks, ``(B, L, N, W)``, neither normed nor projected.
+        pooled (Tensor): Image embedding in the joint space, ``(B, D)``, not of unit length.
+    """
+
+    patches: Tensor
+    pooled: Tensor
+
+
+class ImageConvention(NamedTuple):
+    """How a backbone wants its images: size in pixels, mean and standard deviation per channel."""
+
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class ClipBackbone(nn.Module):
+    """Frozen image and text towers of an open_clip model with a plain vision transformer.
+
+    Args:
+        name (str): open_clip architecture, or ``"inctrl-tiny"`` for the embedded one.
+        pretrained (str | Path | None): open_clip tag or local file. ``None`` for random weights, the same every time.
+            Ignored by the embedded backbone.
+        blocks (Sequence[int] | None): Blocks whose outputs are tapped, 0-based. ``None`` for
+            :func:`default_blocks`.
+
+    Raises:
+        ValueError: If the name, the tag or a block does not exist, or the vision tower is of another kind.
+        RuntimeError: If the weights can't be downloaded.
+        FileNotFoundError: If the local file does not exist.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        pretrained: str | Path | None = None,
+        blocks: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        model = create_clip(name, pretrained)
+        _require_plain_vision_transformer(name, model.visual)
+        self.name = name
+        self.visual = model.visual
+        self.text = _TextTower(model)
+        self.tokenizer = _tokenizer(name)
+        self.depth = len(self.visual.transformer.resblocks)
+        self.blocks = _check_blocks(blocks, self.depth)
+        self.grid_size: tuple[int, int] = tuple(self.visual.grid_size)
+        self.image_size: tuple[int, int] = tuple(self.visual.image_size)
+        self.width: int = self.visual.conv1.out_channels
+        self.embed_dim: int = self.visual.output_dim
+        self.convention = image_convention(name, pretrained)
+        self.requires_grad_(requires_grad=False)
+        self.eval()
+        self.fingerprint = fingerprint(self)
+
+    @property
+    def num_patches(self) -> int:
+        """Patches of an image, ``N``."""
+        return self.grid_size[0] * self.grid_size[1]
+
+    def train(self, mode: bool = True) -> ClipBackbone:  # noqa: FBT001, FBT002 - torch's signature
+        """Stay in evaluation mode: the backbone is frozen."""
+        del mode
+        return super().train(mode=False)
+
+    def encode_image(self, images: Tensor) -> ImageFeatures:
+        """Run the vision tower once; its last block computes only what the image embedding needs.
+
+        Args:
+            images (Tensor): Preprocessed images ``(B, 3, H, W)`` of the backbone's own size.
+
+        Returns:
+            ImageFeatures: Patch tokens of the tapped blocks, and an embedding equal to open_clip's ``encode_image``.
+
+        Raises:
+            ValueError: If the images have another shape.
+        """
+        if images.ndim != 4 or tuple(images.shape[1:]) != (3, *self.image_size):
+            msg = (
+                f"{self.name} takes preprocessed images of shape (B, 3, {self.image_size[0]}, {self.image_size[1]}), "
+                f"got {tuple(images.shape)}; use the model's own pre-processor."
+            )
+            raise ValueError(msg)
+        tokens = self._embed(images)  # (B, 1 + N, W)
+        taps = []
+        for index, block in enumerate(self.visual.transformer.resblocks):
+            only_class_token = index == self.depth - 1 and index not in self.blocks and self.visual.pool_type == "tok"
+            tokens = _residual_block(block, tokens, tokens[:, :1] if only_class_token else tokens)
+            if index in self.blocks:
+                taps.append(tokens[:, 1:])
+        return ImageFeatures(patches=torch.stack(taps, dim=1), pooled=self._pool(tokens))
+
+    @torch.no_grad()
+    def encode_sentences(self, sentences: Sequence[str]) -> Tensor:
+        """Embed sentences in the joint space.
+
+        Returns:
+            Tensor: ``(number of sentences, D)``, unit length.
+        """
+        tokens = self.tokenizer(list(sentences)).to(self.visual.conv1.weight.device)
+        features = [self.text(chunk) for chunk in tokens.split(_SENTENCES_AT_ONCE)]
+        return F.normalize(torch.cat(features), dim=-1)
+
+    @torch.no_grad()
+    def text_prototypes(self, class_name: str) -> Tensor:
+        """Average the prompt ensembles of a class.
+
+        ``F_n`` and ``F_a`` of InCTRL (equation 6): embeddings of unit length, averaged, brought to unit length again.
+
+        Returns:
+            Tensor: ``(2, D)``, row 0 normal, row 1 anomalous.
+        """
+        ensembles = prompt_ensemble(class_name)
+        return torch.stack([F.normalize(self.encode_sentences(e).mean(dim=0), dim=-1) for e in ensembles])
+
+    def to_pictures(self, images: Tensor) -> Tensor:
+        """Undo the normalisation of preprocessed images ``(B, 3, H, W)``: 8-bit images of the same shape."""
+        mean, std = self._statistics(images)
+        return ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+
+    def from_pictures(self, pictures: Tensor) -> Tensor:
+        """Normalise 8-bit images ``(B, 3, H, W)`` of the backbone's size."""
+        mean, std = self._statistics(self.visual.conv1.weight)
+        return (pictures.to(mean) / 255 - mean) / std
+
+    def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        mean, std = (torch.tensor(s).to(like)[:, None, None] for s in (self.convention.mean, self.convention.std))
+        return mean, std
+
+    def _embed(self, images: Tensor) -> Tensor:
+        visual = self.visual
+        patches = visual.conv1(images).flatten(2).transpose(1, 2)  # (B, N, W)
+        class_token = visual.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
+        tokens = torch.cat([class_token, patches], dim=1) + visual.positional_embedding.to(patches.dtype)
+        return visual.ln_pre(tokens)
+
+    def _pool(self, tokens: Tensor) -> Tensor:
+        visual = self.visual
+        if visual.pool_type == "tok":
+            pooled = visual.ln_post(tokens[:, 0])
+        elif visual.final_ln_after_pool:
+            pooled = visual.ln_post(tokens[:, 1:].mean(dim=1))
+        else:
+            pooled = visual.ln_post(tokens)[:, 1:].mean(dim=1)
+        return pooled if visual.proj is None else pooled @ visual.proj
+
+
+class _TextTower(nn.Module):
+    """The text side of an open_clip model without its vision tower, under open_clip's own parameter names."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.model.visual = nn.Identity()
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.model.encode_text(tokens)
+
+
+def _residual_block(block: nn.Module, tokens: Tensor, queries: Tensor) -> Tensor:
+    """Pre-norm transformer block for the leading ``queries`` of ``tokens``, which attend to all of them.
+
+    open_clip's ``ResidualAttentionBlock`` written out, since its versions differ in token order.
+    """
+    normed = block.ln_1(tokens)
+    queries = queries + block.ls_1(_attention(block.attn, normed[:, : queries.shape[1]], normed))
+    return queries + block.ls_2(block.mlp(block.ln_2(queries)))
+
+
+def _attention(attention: nn.MultiheadAttention, queries: Tensor, tokens: Tensor) -> Tensor:
+    width, heads = attention.embed_dim, attention.num_heads
+    weight, bias = attention.in_proj_weight, attention.in_proj_bias
+    if queries.shape[1] == tokens.shape[1]:
+        query, key, value = F.linear(tokens, weight, bias).chunk(3, dim=-1)
+    else:
+        query = F.linear(queries, weight[:width], bias[:width])
+        key, value = F.linear(tokens, weight[width:], bias[width:]).chunk(2, dim=-1)
+    query, key, value = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
+    mixed = F.scaled_dot_product_attention(query, key, value)
+    return attention.out_proj(mixed.transpose(1, 2).flatten(2))
+
+
+def default_blocks(depth: int) -> tuple[int, ...]:
+    """Blocks tapped by default, 0-based.
+
+    Blocks 7, 9 and 11 counted from one of the twelve of ViT-B (InCTRL, section 4.1); other depths tap the same
+    fractions of their height, rounded. That rule is ours, the papers only use ViT-B.
+
+    Example:
+        >>> default_blocks(12), default_blocks(24), default_blocks(8)
+        ((6, 8, 10), (13, 17, 21), (4, 5, 6))
+    """
+    return tuple(sorted({min(max(round(depth * counted / 12), 1), depth) - 1 for counted in (7, 9, 11)}))
+
+
+def _check_blocks(blocks: Sequence[int] | None, depth: int) -> tuple[int, ...]:
+    if blocks is None:
+        return default_blocks(depth)
+    chosen = tuple(sorted(set(blocks)))
+    if not chosen or chosen[0] < 0 or chosen[-1] >= depth:
+        msg = f"blocks must be among 0 to {depth - 1} (0-based, at least one), got {list(blocks)}."
+        raise ValueError(msg)
+    return chosen
+
+
+def image_convention(name: str, pretrained: str | Path | None = None) -> ImageConvention:
+    """Look up size and statistics of a backbone's images without building it.
+
+    Args:
+        name (str): open_clip architecture or ``"inctrl-tiny"``.
+        pretrained (str | Path | None): Tag or file; some tags were trained with other statistics than CLIP's.
+
+    Raises:
+        ValueError: If open_clip has no such architecture.
+    """
+    import open_clip
+
+    vision = _model_config(name)["vision_cfg"]
+    size = vision.get("image_size", 224)
+    tag = open_clip.get_pretrained_cfg(name, str(pretrained)) if pretrained else {}
+    return ImageConvention(
+        size=(size, size) if isinstance(size, int) else tuple(size),
+        mean=tuple(tag.get("mean") or CLIP_MEAN),
+        std=tuple(tag.get("std") or CLIP_STD),
+    )
+
+
+def create_clip(name: str, pretrained: str | Path | None) -> nn.Module:
+    """Build an open_clip model.
+
+    Args:
+        name (str): open_clip architecture or ``"inctrl-tiny"``.
+        pretrained (str | Path | None): Tag, local file, or ``None`` for random weights from a fixed seed.
+
+    Raises:
+        ValueError: If the architecture or tag does not exist.
+        FileNotFoundError: If ``pretrained`` looks like a file and is none.
+        RuntimeError: If the weights can't be downloaded, or the file does not fit the architecture.
+    """
+    import open_clip
+
+    _model_config(name)
+    if name == EMBEDDED_BACKBONE:
+        pretrained = None
+    source = None if pretrained is None else _check_pretrained(name, str(pretrained))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_SEED)
+        try:
+            return open_clip.create_model(name, pretrained=source)
+        except Exception as error:
+            if source is None:
+                raise
+            raise RuntimeError(_weights_help(name, source, error)) from error
+
+
+@cache
+def _register_embedded() -> None:
+    import open_clip
+
+    with resources.as_file(resources.files("anomalib_inctrl") / "backbones" / f"{EMBEDDED_BACKBONE}.json") as path:
+        open_clip.add_model_config(path)
+
+
+def _model_config(name: str) -> dict[str, Any]:
+    import open_clip
+
+    if name == EMBEDDED_BACKBONE:
+        _register_embedded()
+    config = open_clip.get_model_config(name)
+    if config is None:
+        close = difflib.get_close_matches(name, open_clip.list_models(), n=3)
+        msg = (
+            f"open_clip has no model {name!r}. "
+            + (f"Did you mean {' or '.join(close)}? " if close else "")
+            + f"open_clip.list_models() lists them all; {EMBEDDED_BACKBONE!r} is embedded here."
+        )
+        raise ValueError(msg)
+    return config
+
+
+def _check_pretrained(name: str, pretrained: str) -> str:
+    import open_clip
+
+    if Path(pretrained).is_file():
+        return pretrained
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if pretrained in tags or pretrained.lower() in tags:
+        return pretrained
+    if Path(pretrained).suffix or "/" in pretrained or "\\" in pretrained:
+        msg = f"pretrained={pretrained!r}: there is no such file. Give an existing file or one of the tags {tags}."
+        raise FileNotFoundError(msg)
+    msg = (
+        f"open_clip has no weights tagged {pretrained!r} for {name}. Tags: {tags or 'none'}; a local file or None "
+        "(random weights) will do as well."
+    )
+    raise ValueError(msg)
+
+
+def _weights_help(name: str, source: str, error: Exception) -> str:
+    reason = f"{type(error).__name__}: {error}"
+    if Path(source).is_file():
+        return f"The file {source} holds no weights for {name}: {reason}"
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return (
+        f"The weights tagged {source!r} of {name} could not be downloaded ({reason}). Without a network: put them into "
+        f"the cache of another machine's download ({HF_HUB_CACHE}, for older tags {Path('~/.cache/clip').expanduser()});"
+        f" or give a local file, pretrained=/path/to/open_clip_pytorch_model.bin; or use the embedded backbone, "
+        f"backbone={EMBEDDED_BACKBONE!r}, which needs none."
+    )
+
+
+def _require_plain_vision_transformer(name: str, visual: nn.Module) -> None:
+    from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+
+    plain = isinstance(visual, VisionTransformer) and visual.attn_pool is None and visual.pool_type in {"tok", "avg"}
+    if not plain or not all(type(block) is ResidualAttentionBlock for block in visual.transformer.resblocks):
+        msg = (
+            f"{name} has no plain vision transformer with a class token ({type(visual).__name__}): ResNets, ConvNeXts, "
+            "timm trunks (SigLIP, EVA) and attentional pooling (CoCa) are not supported. Take one such as "
+            "ViT-B-16-plus-240, ViT-B-16 or ViT-L-14."
+        )
+        raise ValueError(msg)
+
+
+def _tokenizer(name: str) -> Any:
+    import open_clip
+
+    if name != EMBEDDED_BACKBONE:
+        return open_clip.get_tokenizer(name)
+    # CLIP's own tokenizer cut to its most frequent merges, so that the embedding table stays small.
+    tokenizer = open_clip.SimpleTokenizer()
+    tokenizer.bpe_ranks = dict(list(tokenizer.bpe_ranks.items())[:_TINY_MERGES])
+    tokenizer.vocab_size = 2 * 256 + _TINY_MERGES + 2
+    tokenizer.sot_token_id, tokenizer.eot_token_id = tokenizer.vocab_size - 2, tokenizer.vocab_size - 1
+    return tokenizer
+
+
+def fingerprint(module: nn.Module) -> str:
+    """Short hash over names, shapes and leading values of all tensors: tells one backbone from another.
+
+    Sixteen values of every tensor are read, which is quick and enough to tell weights apart.
+    """
+    digest = hashlib.sha256()
+    for key, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{key}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().flatten()[:16].cpu().float().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,19 @@
+"""Data modules of the plugin: :class:`DemoAD`, real photographs with generated defects and no download."""
+
+import anomalib.data
+
+from anomalib_inctrl.data.demo import DemoAD
+
+__all__ = ["DemoAD"]
+
+
+def _register() -> None:
+    """Make the data modules known to anomalib's configuration files and command line under their plain names."""
+    for name in __all__:
+        if not hasattr(anomalib.data, name):
+            setattr(anomalib.data, name, globals()[name])
+
+
+# Registered here, at the end of the import, so that any order works: anomalib first (the start-up hook then imports
+# this package as soon as `anomalib.data` is complete) or this package first (its import completes `anomalib.data`).
+_register()

@@ -1,0 +1,341 @@
+"""Demonstration data of real photographs that needs no download.
+
+:class:`DemoAD` cuts photographs which scikit-image carries in its wheel into crops and damages some of them. The
+photographs and their licences are listed in :mod:`anomalib_inctrl.data.photographs`, the kinds of damage in
+:mod:`anomalib_inctrl.data.defects`. A category is written once, in the folder layout of MVTec AD::
+
+    DemoAD/
+    └── brick/
+        ├── demo.json                       settings the folder was written with
+        ├── train/good/000.png ...          16 normal crops
+        ├── test/good/000.png ...           16 normal crops from another region of the photograph
+        ├── test/scratch/000.png ...        4 crops per kind of defect from a third region
+        └── ground_truth/scratch/000_mask.png ...
+
+Example:
+    >>> from anomalib_inctrl.data import DemoAD
+    >>> datamodule = DemoAD(category="gravel")
+    >>> datamodule.category
+    'gravel'
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from anomalib.data.datamodules.base.image import AnomalibDataModule
+from anomalib.data.datasets.image.mvtecad import MVTecADDataset
+from anomalib.data.utils import Split, TestSplitMode, ValSplitMode
+from anomalib.utils.path import resolve_dataset_root
+from PIL import Image
+from torchvision.transforms.v2 import Transform
+
+from anomalib_inctrl.data.defects import KINDS, add_defect, resize
+from anomalib_inctrl.data.photographs import (
+    CATEGORIES,
+    PHOTOGRAPHS,
+    ROLES,
+    Crop,
+    Role,
+    cut,
+    plan_crops,
+    read_photograph,
+)
+
+__all__ = ["CATEGORIES", "DemoAD", "DemoSample", "crops_of_category", "samples_of_category"]
+
+logger = logging.getLogger(__name__)
+
+VERSION = 1
+"""Raised whenever the same settings give other pixels, so that folders of older versions are not reused."""
+
+METADATA = "demo.json"
+MIN_IMAGE_SIZE = 64
+
+
+@dataclass(frozen=True)
+class DemoSample:
+    """One image of a category as it is written.
+
+    Args:
+        path: Image file relative to the category folder, such as ``test/hole/000.png``.
+        image: ``uint8`` array of shape ``(size, size, 3)``.
+        clean: The same crop without a defect; equal to ``image`` for normal samples.
+        mask: Boolean array of shape ``(size, size)``, or ``None`` for normal samples.
+    """
+
+    path: Path
+    image: np.ndarray
+    clean: np.ndarray
+    mask: np.ndarray | None = None
+
+    @property
+    def mask_path(self) -> Path:
+        """Mask file relative to the category folder, such as ``ground_truth/hole/000_mask.png``."""
+        return Path("ground_truth", self.path.parent.name, f"{self.path.stem}_mask.png")
+
+
+def crops_of_category(category: str, generation_seed: int = 0) -> dict[Role, list[Crop]]:
+    """Return where the crops of a category lie in its photograph.
+
+    Args:
+        category: One of :data:`CATEGORIES`.
+        generation_seed: Seed of the generation, from 0 on.
+
+    Returns:
+        The crops for training, for testing as normal and for defects. Boxes of different roles do not intersect.
+    """
+    return {role: plan_crops(category, role, _generator(category, generation_seed, role)) for role in ROLES}
+
+
+def samples_of_category(category: str, image_size: int = 256, generation_seed: int = 0) -> Iterator[DemoSample]:
+    """Generate the images of a category, the same ones for the same arguments.
+
+    Args:
+        category: One of :data:`CATEGORIES`.
+        image_size: Side of the images in pixels.
+        generation_seed: Seed of the generation, from 0 on.
+
+    Yields:
+        Training images, normal test images, then the damaged test images of one kind after the other.
+
+    Raises:
+        FileNotFoundError: If the installed scikit-image lacks a photograph.
+    """
+    crops = crops_of_category(category, generation_seed)
+    photograph = read_photograph(PHOTOGRAPHS[category].file)
+    for folder, good in (("train", crops["train"]), ("test", crops["normal"])):
+        for index, crop in enumerate(good):
+            image = resize(cut(photograph, crop), image_size)
+            yield DemoSample(Path(folder, "good", f"{index:03}.png"), image, image)
+    per_kind = len(crops["defect"]) // len(KINDS)
+    for index, crop in enumerate(crops["defect"]):
+        kind = KINDS[index // per_kind]
+        generator = _generator(category, generation_seed, "defect", index)
+        damage = add_defect(cut(photograph, crop), kind, generator, image_size, PHOTOGRAPHS[category].inside)
+        yield DemoSample(Path("test", kind, f"{index % per_kind:03}.png"), damage.image, damage.clean, damage.mask)
+
+
+def ensure_category(root: Path, category: str, image_size: int, generation_seed: int) -> bool:
+    """Write a category folder unless it is there with the same settings.
+
+    Several processes may do this at the same time: each writes a folder of its own, and the first to finish puts it
+    into place.
+
+    Args:
+        root: Folder that holds the category folders; created if needed.
+        category: One of :data:`CATEGORIES`.
+        image_size: Side of the images in pixels.
+        generation_seed: Seed of the generation.
+
+    Returns:
+        Whether this call wrote the folder.
+
+    Raises:
+        ValueError: If the folder exists with other settings, is incomplete, or was not written by this function.
+    """
+    folder, settings = root / category, _settings(category, image_size, generation_seed)
+    if folder.exists():
+        _check_folder(folder, settings)
+        return False
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{category}-", dir=root) as temporary:
+        written = Path(temporary, category)
+        _write_category(written, settings)
+        return _put_into_place(written, folder, settings)
+
+
+def _generator(category: str, generation_seed: int, role: Role, index: int = 0) -> np.random.Generator:
+    """Return a random generator that depends on nothing but these arguments."""
+    stream = 0 if role == "train" else 1 if role == "normal" else 2
+    return np.random.default_rng([generation_seed, zlib.crc32(category.encode()), stream, index])
+
+
+def _settings(category: str, image_size: int, generation_seed: int) -> dict[str, Any]:
+    """Return what a folder's pixels depend on."""
+    return {
+        "generator": "anomalib_inctrl.data.DemoAD",
+        "version": VERSION,
+        "category": category,
+        "image_size": image_size,
+        "generation_seed": generation_seed,
+    }
+
+
+def _count_images(folder: Path) -> int:
+    return sum(1 for _ in folder.glob("*/*/*.png"))
+
+
+def _write_category(folder: Path, settings: dict[str, Any]) -> None:
+    """Write the images, the masks and the metadata of a category into a new folder."""
+    category = settings["category"]
+    for sample in samples_of_category(category, settings["image_size"], settings["generation_seed"]):
+        _save(sample.image, folder / sample.path)
+        if sample.mask is not None:
+            _save(255 * sample.mask.astype(np.uint8), folder / sample.mask_path)
+    photograph = PHOTOGRAPHS[category]
+    extra = {"files": _count_images(folder), "crops": photograph.counts, "photograph": photograph.file}
+    (folder / METADATA).write_text(json.dumps(settings | extra, indent=2) + "\n", encoding="utf-8")
+
+
+def _save(pixels: np.ndarray, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def _put_into_place(written: Path, folder: Path, settings: dict[str, Any]) -> bool:
+    """Rename a finished folder, or accept the equal one that another process put there first."""
+    try:
+        written.rename(folder)
+    except OSError:
+        if not folder.exists():
+            raise
+        _check_folder(folder, settings)
+        return False
+    return True
+
+
+def _check_folder(folder: Path, settings: dict[str, Any]) -> None:
+    """Raise a ``ValueError`` that says what to do unless a folder has these settings and all its images."""
+    remedy = "Choose another root, or delete that folder to have it written anew."
+    try:
+        found = json.loads((folder / METADATA).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        msg = f"{folder} exists but was not written by DemoAD: it has no readable {METADATA}. {remedy}"
+        raise ValueError(msg) from error
+    found = found if isinstance(found, dict) else {}
+    differing = [
+        f"{key} {found.get(key)!r} instead of {value!r}" for key, value in settings.items() if found.get(key) != value
+    ]
+    if differing:
+        msg = f"{folder} was written with other settings: {', '.join(differing)}. {remedy}"
+        raise ValueError(msg)
+    if found.get("files") != _count_images(folder):
+        msg = f"{folder} holds {_count_images(folder)} images instead of {found.get('files')}. {remedy}"
+        raise ValueError(msg)
+
+
+class DemoAD(AnomalibDataModule):
+    """Demonstration data: real photographs with generated defects, without any download.
+
+    Every category comes from one photograph inside scikit-image's wheel, cut into regions that do not overlap: one
+    for training, one for normal test images and one for test images with defects. The defects (``crack``,
+    ``cutpaste``, ``hole``, ``perlin``, ``scratch``, ``stain``) carry exact pixel masks. Use it to try a model, a
+    configuration or a deployment; its scores say nothing about benchmarks.
+
+    Args:
+        root (Path | str | None): Folder that holds, or will hold, one folder per category. ``None`` stands for
+            anomalib's own cache of data sets.
+            Defaults to ``"./datasets/DemoAD"``.
+        category (str): One of ``"brick"``, ``"coins"``, ``"grass"``, ``"gravel"``, ``"hubble"``, ``"moon"``,
+            ``"retina"`` and ``"tissue"``.
+            Defaults to ``"brick"``.
+        image_size (int): Side of the written images in pixels, at least 64.
+            Defaults to ``256``.
+        generation_seed (int): Seed of the crops and defects, at least 0; not the seed of the splits.
+            Defaults to ``0``.
+        train_batch_size (int): Training batch size.
+            Defaults to ``32``.
+        eval_batch_size (int): Validation and test batch size.
+            Defaults to ``32``.
+        num_workers (int): Number of worker processes; the images are few and small.
+            Defaults to ``0``.
+        train_augmentations (Transform | None): Augmentations to apply to the training images.
+            Defaults to ``None``.
+        val_augmentations (Transform | None): Augmentations to apply to the validation images.
+            Defaults to ``None``.
+        test_augmentations (Transform | None): Augmentations to apply to the test images.
+            Defaults to ``None``.
+        augmentations (Transform | None): Augmentations for every stage that has none of its own.
+            Defaults to ``None``.
+        test_split_mode (TestSplitMode | str): How the test set is made.
+            Defaults to ``TestSplitMode.FROM_DIR``.
+        test_split_ratio (float): Fraction of images for testing where the mode asks for one.
+            Defaults to ``0.2``.
+        val_split_mode (ValSplitMode | str): How the validation set is made.
+            Defaults to ``ValSplitMode.SAME_AS_TEST``.
+        val_split_ratio (float): Fraction of images for validation where the mode asks for one.
+            Defaults to ``0.5``.
+        seed (int | None): Seed of random splits.
+            Defaults to ``None``.
+
+    Raises:
+        ValueError: If the category is unknown, ``image_size`` too small or ``generation_seed`` negative.
+    """
+
+    def __init__(
+        self,
+        root: Path | str | None = "./datasets/DemoAD",
+        category: str = "brick",
+        image_size: int = 256,
+        generation_seed: int = 0,
+        train_batch_size: int = 32,
+        eval_batch_size: int = 32,
+        num_workers: int = 0,
+        train_augmentations: Transform | None = None,
+        val_augmentations: Transform | None = None,
+        test_augmentations: Transform | None = None,
+        augmentations: Transform | None = None,
+        test_split_mode: TestSplitMode | str = TestSplitMode.FROM_DIR,
+        test_split_ratio: float = 0.2,
+        val_split_mode: ValSplitMode | str = ValSplitMode.SAME_AS_TEST,
+        val_split_ratio: float = 0.5,
+        seed: int | None = None,
+    ) -> None:
+        _check_arguments(category, image_size, generation_seed)
+        super().__init__(
+            train_batch_size=train_batch_size,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            train_augmentations=train_augmentations,
+            val_augmentations=val_augmentations,
+            test_augmentations=test_augmentations,
+            augmentations=augmentations,
+            test_split_mode=test_split_mode,
+            test_split_ratio=test_split_ratio,
+            val_split_mode=val_split_mode,
+            val_split_ratio=val_split_ratio,
+            seed=seed,
+        )
+        self.root = resolve_dataset_root(root, "DemoAD")
+        self.category = category
+        self.image_size = image_size
+        self.generation_seed = generation_seed
+
+    def prepare_data(self) -> None:
+        """Write the category unless its folder is there.
+
+        Raises:
+            ValueError: If the folder is there with other settings, incomplete, or not of this class.
+        """
+        if ensure_category(self.root, self.category, self.image_size, self.generation_seed):
+            logger.info("Wrote %s.", self.root / self.category)
+        else:
+            logger.info("Found %s.", self.root / self.category)
+
+    def _setup(self, _stage: str | None = None) -> None:
+        """Read the written category as the MVTec AD data set it looks like; write it first if needed."""
+        self.prepare_data()
+        self.train_data = MVTecADDataset(split=Split.TRAIN, root=self.root, category=self.category)
+        self.test_data = MVTecADDataset(split=Split.TEST, root=self.root, category=self.category)
+
+
+def _check_arguments(category: str, image_size: int, generation_seed: int) -> None:
+    """Raise a ``ValueError`` for arguments that cannot be generated."""
+    if category not in CATEGORIES:
+        msg = f"Unknown category {category!r}. Available categories: {', '.join(CATEGORIES)}."
+        raise ValueError(msg)
+    if image_size < MIN_IMAGE_SIZE:
+        msg = f"image_size must be at least {MIN_IMAGE_SIZE} pixels, not {image_size}."
+        raise ValueError(msg)
+    if generation_seed < 0:
+        msg = f"generation_seed must not be negative, but is {generation_seed}."
+        raise ValueError(msg)

@@ -1,0 +1,250 @@
+"""Photographs that lie inside the scikit-image wheel, and how they are cut into disjoint regions.
+
+Nothing here touches the network: the files are opened from the installed package's own folder, never through
+``skimage.data``, whose functions may download what they miss.
+
+==========  ======================  =============================================================================
+Category    File                    What it is, and its licence as scikit-image documents it
+==========  ======================  =============================================================================
+brick       brick.png               Brick wall (CC0Textures Bricks25); CC0
+coins       coins.png               Greek coins from Pompeii (Brooklyn Museum); no known copyright restrictions
+grass       grass.png               Grass (linolafett, DeviantArt); CC0
+gravel      gravel.png              Gravel (CC0Textures Gravel04); CC0
+hubble      hubble_deep_field.jpg   Hubble eXtreme Deep Field (NASA); public domain
+moon        moon.png                Surface of the moon; distributed with scikit-image, which states no restriction
+retina      retina.jpg              Fundus of a healthy left eye (Mikael Häggström); CC0
+tissue      ihc.png                 Colonic glands, immunohistochemistry (CMMI); no known copyright restrictions
+(donors)    chelsea.png             A cat (Stefan van der Walt); CC0
+(donors)    coffee.png              A cup of coffee on wood (Rachel Michetti); CC0
+==========  ======================  =============================================================================
+
+The donors are no category: they only lend the foreign patches of the ``cutpaste`` defect, so that no category shows
+up inside another one.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import numpy as np
+from PIL import Image
+
+Box: TypeAlias = tuple[int, int, int, int]
+"""Left, top, right and bottom of a rectangle in photograph pixels; right and bottom are excluded."""
+
+Role: TypeAlias = Literal["train", "normal", "defect"]
+"""What a crop is for: training, testing as normal, or being damaged and tested as anomalous."""
+
+ROLES: tuple[Role, ...] = ("train", "normal", "defect")
+
+MIRROR = (0, 4)
+ALL_TURNS = tuple(range(8))
+
+DONORS = ("chelsea.png", "coffee.png")
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """A photograph and its partition into regions that no two roles share.
+
+    Args:
+        file: File name inside scikit-image's ``data`` folder.
+        regions: Boxes per role. Crops of a role lie inside that role's boxes.
+        crop: Side of a crop in photograph pixels; ``None`` takes a whole region as one crop (single objects).
+        turns: Symmetries that leave the look natural: ``turn % 4`` quarter turns, after a left-right flip from 4 on.
+        counts: Number of crops per role.
+        inside: Diameter of the centred disc that holds the object, relative to the crop; above ``sqrt(2)`` it is all.
+    """
+
+    file: str
+    regions: dict[Role, tuple[Box, ...]]
+    crop: int | None
+    turns: tuple[int, ...]
+    counts: dict[Role, int] = field(default_factory=lambda: {"train": 16, "normal": 16, "defect": 24})
+    inside: float = 2.0
+
+
+@dataclass(frozen=True)
+class Crop:
+    """One square crop: where it lies in its photograph and how it is turned.
+
+    Args:
+        box: Rectangle in photograph pixels.
+        turn: Symmetry applied after cutting, from 0 (as photographed) to 7.
+    """
+
+    box: Box
+    turn: int
+
+
+def _cells(width: int, height: int) -> dict[Role, tuple[Box, ...]]:
+    """Deal the nine cells of a 3 x 3 grid out like a Latin square: every role sees each row and each column once."""
+    w, h = width // 3, height // 3
+    return {
+        role: tuple((w * x, h * y, w * (x + 1), h * (y + 1)) for y in range(3) for x in range(3) if (x + y) % 3 == turn)
+        for turn, role in enumerate(ROLES)
+    }
+
+
+def _coin_boxes(coins: tuple[Box, ...], width: int, height: int) -> tuple[Box, ...]:
+    """Return a square box around the outline of every coin, shifted into the photograph where it sticks out."""
+    boxes = []
+    for left, top, right, bottom in coins:
+        side = round(COIN_MARGIN * max(right - left, bottom - top))
+        x = min((left + right - side) // 2, width - side)
+        y = min((top + bottom - side) // 2, height - side)
+        boxes.append((x, y, x + side, y + side))
+    return tuple(boxes)
+
+
+COIN_MARGIN = 1.12
+"""Side of a coin's crop relative to the coin; neighbouring crops would overlap if it were larger."""
+
+# Four rows of six coins from left to right.
+_COIN_BOXES = _coin_boxes(
+    (
+        *((22, 35, 67, 74), (81, 39, 120, 74), (132, 28, 179, 74)),
+        *((192, 30, 240, 73), (255, 34, 297, 72), (305, 16, 365, 72)),
+        *((25, 104, 67, 145), (84, 108, 122, 145), (134, 110, 173, 145)),
+        *((186, 105, 226, 144), (245, 95, 296, 144), (317, 106, 356, 145)),
+        *((26, 179, 63, 217), (80, 175, 124, 217), (135, 179, 174, 217)),
+        *((189, 170, 237, 217), (251, 172, 297, 217), (315, 156, 380, 218)),
+        *((18, 233, 75, 288), (93, 245, 136, 287), (144, 236, 201, 288)),
+        *((220, 240, 269, 288), (276, 239, 326, 289), (336, 245, 382, 289)),
+    ),
+    width=384,
+    height=303,
+)
+_COINS: dict[Role, tuple[Box, ...]] = {
+    "train": _COIN_BOXES[0::2],
+    "normal": _COIN_BOXES[1::4],
+    "defect": _COIN_BOXES[3::4],
+}
+
+# The plains on the left and on the right, without the large crater, the bright streak and the dark cluster.
+_MOON: dict[Role, tuple[Box, ...]] = {
+    "train": ((0, 150, 180, 270), (320, 290, 512, 401)),
+    "normal": ((0, 270, 180, 391), (320, 401, 512, 512)),
+    "defect": ((0, 391, 180, 512), (320, 180, 512, 290)),
+}
+
+# Above and below the optic disc and the macula, inside the round field of view.
+_RETINA: dict[Role, tuple[Box, ...]] = {
+    "train": ((380, 180, 630, 610), (630, 800, 880, 1200)),
+    "normal": ((630, 180, 880, 610), (880, 800, 1130, 1200)),
+    "defect": ((880, 180, 1130, 610), (420, 800, 630, 1150)),
+}
+
+PHOTOGRAPHS: dict[str, Photograph] = {
+    "brick": Photograph("brick.png", _cells(512, 512), crop=144, turns=MIRROR),
+    "coins": Photograph(
+        "coins.png",
+        _COINS,
+        crop=None,
+        turns=MIRROR,
+        counts={"train": 12, "normal": 12, "defect": 24},
+        inside=1 / COIN_MARGIN,
+    ),
+    "grass": Photograph("grass.png", _cells(512, 512), crop=128, turns=ALL_TURNS),
+    "gravel": Photograph("gravel.png", _cells(512, 512), crop=128, turns=ALL_TURNS),
+    "hubble": Photograph("hubble_deep_field.jpg", _cells(1000, 872), crop=224, turns=ALL_TURNS),
+    "moon": Photograph("moon.png", _MOON, crop=96, turns=ALL_TURNS),
+    "retina": Photograph("retina.jpg", _RETINA, crop=208, turns=ALL_TURNS),
+    "tissue": Photograph("ihc.png", _cells(512, 512), crop=128, turns=ALL_TURNS),
+}
+
+CATEGORIES: tuple[str, ...] = tuple(sorted(PHOTOGRAPHS))
+"""Names of the categories, sorted."""
+
+
+def photograph_path(file: str) -> Path:
+    """Return where scikit-image's wheel put a photograph.
+
+    Args:
+        file: File name inside scikit-image's ``data`` folder.
+
+    Returns:
+        Path of the existing file.
+
+    Raises:
+        FileNotFoundError: If the installed scikit-image does not carry the file, or is not installed.
+    """
+    spec = importlib.util.find_spec("skimage")
+    path = Path(spec.origin).parent / "data" / file if spec and spec.origin else Path(file)
+    if spec is None or not path.is_file():
+        msg = (
+            f"The photograph {file!r} is missing from the installed scikit-image ({path}). "
+            "Reinstall it: pip install --force-reinstall scikit-image"
+        )
+        raise FileNotFoundError(msg)
+    return path
+
+
+@lru_cache(maxsize=len(PHOTOGRAPHS) + len(DONORS))
+def read_photograph(file: str) -> np.ndarray:
+    """Read a bundled photograph; grey ones get three equal channels.
+
+    Args:
+        file: File name inside scikit-image's ``data`` folder.
+
+    Returns:
+        Read-only ``uint8`` array of shape ``(height, width, 3)`` in ``[0, 255]``.
+
+    Raises:
+        FileNotFoundError: If the installed scikit-image does not carry the file.
+    """
+    with Image.open(photograph_path(file)) as image:
+        pixels = np.array(image.convert("RGB"))
+    pixels.flags.writeable = False
+    return pixels
+
+
+def plan_crops(category: str, role: Role, generator: np.random.Generator) -> list[Crop]:
+    """Choose the crops of one role at random inside that role's regions.
+
+    Args:
+        category: One of :data:`CATEGORIES`.
+        role: ``"train"``, ``"normal"`` or ``"defect"``.
+        generator: Source of the random offsets.
+
+    Returns:
+        As many crops as the photograph's ``counts`` say. Crops of one role may overlap each other, but never the
+        regions of another role.
+    """
+    photograph = PHOTOGRAPHS[category]
+    regions = photograph.regions[role]
+    crops = []
+    for index in range(photograph.counts[role]):
+        turn = photograph.turns[index // len(regions) % len(photograph.turns)]
+        crops.append(Crop(_place(regions[index % len(regions)], photograph.crop, generator), turn))
+    return crops
+
+
+def _place(region: Box, side: int | None, generator: np.random.Generator) -> Box:
+    """Return a random square of the given side inside a region, or the region itself without a side."""
+    if side is None:
+        return region
+    left, top, right, bottom = region
+    x = int(generator.integers(left, right - side + 1))
+    y = int(generator.integers(top, bottom - side + 1))
+    return (x, y, x + side, y + side)
+
+
+def cut(photograph: np.ndarray, crop: Crop) -> np.ndarray:
+    """Cut a crop out of a photograph and turn it.
+
+    Args:
+        photograph: ``uint8`` array of shape ``(height, width, 3)``.
+        crop: A square inside the photograph, and its turn.
+
+    Returns:
+        New ``uint8`` array of shape ``(side, side, 3)``.
+    """
+    left, top, right, bottom = crop.box
+    pixels = photograph[top:bottom, left:right]
+    pixels = pixels[:, ::-1] if crop.turn >= 4 else pixels
+    return np.ascontiguousarray(np.rot90(pixels, crop.turn % 4))

@@ -1,0 +1,243 @@
+"""What InCTRL and InCTRLv2 have in common: a frozen backbone, a bank of references, and scores built from both."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeVar
+
+import torch
+from anomalib.data import InferenceBatch
+from torch import Tensor, nn
+
+from anomalib_inctrl.clip import ClipBackbone, ImageFeatures
+from anomalib_inctrl.references import Context, ReferenceBank
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+Explanation = TypeVar("Explanation", bound=tuple)
+
+
+class ResidualAdapter(nn.Module):
+    """Bottleneck for image embeddings without a skip connection: psi of InCTRL (arXiv 2403.06495, equation 3).
+
+    Args:
+        width (int): Input and output width ``D``.
+        reduction (int): Factor by which the bottleneck is narrower.
+    """
+
+    def __init__(self, width: int, reduction: int = 4) -> None:
+        super().__init__()
+        self.down = nn.Linear(width, width // reduction, bias=False)
+        self.up = nn.Linear(width // reduction, width, bias=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map ``(..., D)`` to ``(..., D)``, not negative."""
+        return self.up(self.down(features).relu()).relu()
+
+
+class ScoreHead(nn.Module):
+    """Small classifier that ends in a probability: eta and phi of InCTRL (equations 5 and 8).
+
+    Linear, ReLU and batch norm twice, then linear and sigmoid, in the order of the published code.
+
+    Args:
+        width (int): Input width.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(width, 128), nn.ReLU(), nn.BatchNorm1d(128),
+            nn.Linear(128, 64), nn.ReLU(), nn.BatchNorm1d(64),
+            nn.Linear(64, 1),
+        )  # fmt: skip
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map ``(B, width)`` to probabilities ``(B,)``."""
+        return self.layers(features).squeeze(-1).sigmoid()
+
+
+def image_residual_score(
+    query: Tensor,
+    references: Tensor,
+    adapter: ResidualAdapter,
+    head: ScoreHead,
+) -> Tensor:
+    """Score the difference between an image and the mean of its references: s_i of InCTRL (equations 3-5).
+
+    The residual is references minus query, as in the published code; the paper has it the other way round, which a
+    trained head cannot tell apart but a published checkpoint can.
+
+    Args:
+        query (Tensor): Image embeddings ``(B, D)``.
+        references (Tensor): Image embeddings ``(K, D)`` for all, or ``(B, K, D)``.
+        adapter (ResidualAdapter): psi.
+        head (ScoreHead): eta.
+
+    Returns:
+        Tensor: ``(B,)`` in ``[0, 1]``.
+    """
+    prototype = adapter(references).mean(dim=-2)  # I_p
+    return head(prototype - adapter(query))
+
+
+class InContextModel(nn.Module):
+    """Base of the torch models: references in, scores and maps out.
+
+    A subclass names its trainable parts in :attr:`BRANCHES` and implements :meth:`score`. A branch counts only once it
+    is in use: trained, loaded, or asked for at random. With none in use a model is training-free.
+
+    Args:
+        backbone (ClipBackbone): Frozen towers.
+        branches (Iterable[str]): Branches in use from the start.
+    """
+
+    BRANCHES: ClassVar[dict[str, tuple[str, ...]]]
+    branch_flags: Tensor
+
+    def __init__(self, backbone: ClipBackbone, branches: Iterable[str] = ()) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.references = ReferenceBank(backbone)
+        self._text_prototypes: dict[str, Tensor] = {}
+        self.register_buffer("branch_flags", torch.zeros(len(self.BRANCHES), dtype=torch.uint8))
+        self.use_branches(branches)
+
+    @property
+    def branches(self) -> frozenset[str]:
+        """Branches in use."""
+        return self._branches
+
+    def use_branches(self, branches: Iterable[str]) -> None:
+        """Say which trainable parts count.
+
+        Raises:
+            ValueError: If a branch does not exist.
+        """
+        chosen = frozenset(branches)
+        if not chosen <= self.BRANCHES.keys():
+            msg = f"branches must be among {list(self.BRANCHES)}, got {sorted(chosen)}."
+            raise ValueError(msg)
+        flags = [name in chosen for name in self.BRANCHES]
+        self.branch_flags = torch.tensor(flags, dtype=torch.uint8, device=self.branch_flags.device)
+        self._branches = chosen
+
+    def set_references(self, images: Tensor, class_name: str = "object") -> None:
+        """Replace all references.
+
+        Args:
+            images (Tensor): Preprocessed images of normal objects ``(K, 3, H, W)``. ``K = 0`` scores by text alone.
+            class_name (str): What the images show, for the text prompts.
+
+        Raises:
+            ValueError: If the images have another shape or hold values that are not finite.
+        """
+        reference = self._encode_references(images, class_name)
+        with torch.inference_mode(mode=False), torch.no_grad():
+            self.references.clear()
+            self.references.extend(class_name, *reference)
+
+    def add_references(self, images: Tensor, class_name: str | None = None) -> None:
+        """Add references to a class, or open another class.
+
+        Args:
+            images (Tensor): Preprocessed images ``(K, 3, H, W)``.
+            class_name (str | None): ``None`` for the first class.
+
+        Raises:
+            RuntimeError: If there is no class yet and none is named.
+            ValueError: If the images have another shape or hold values that are not finite.
+        """
+        if class_name is None:
+            class_name = self.references.resolve(None)
+        reference = self._encode_references(images, class_name)
+        with torch.inference_mode(mode=False), torch.no_grad():
+            self.references.extend(class_name, *reference)
+
+    def _encode_references(self, images: Tensor, class_name: str) -> tuple[ImageFeatures, Tensor, Tensor]:
+        if not torch.isfinite(images).all():
+            msg = "Reference images hold NaN or infinite values."
+            raise ValueError(msg)
+        # Ordinary tensors even inside the evaluation loops' inference mode, else a later load_state_dict fails.
+        with torch.inference_mode(mode=False), torch.no_grad():
+            images = images.clone()
+            features = self.backbone.encode_image(images)
+            if class_name not in self._text_prototypes:
+                self._text_prototypes[class_name] = self.backbone.text_prototypes(class_name)
+            return features, self._text_prototypes[class_name], self.backbone.to_pictures(images)
+
+    def forward(self, images: Tensor, class_names: Sequence[str] | None = None) -> InferenceBatch:
+        """Score images.
+
+        Args:
+            images (Tensor): Preprocessed images ``(B, 3, H, W)``.
+            class_names (Sequence[str] | None): Class of every image if the references are of several.
+
+        Returns:
+            InferenceBatch: ``pred_score`` ``(B,)`` and ``anomaly_map`` ``(B, 1, H, W)``, both in ``[0, 1]``.
+
+        Raises:
+            RuntimeError: If there are no references.
+        """
+        explanation = self.explain(images, class_names)
+        return InferenceBatch(pred_score=explanation.score, anomaly_map=explanation.anomaly_map)
+
+    def explain(self, images: Tensor, class_names: Sequence[str] | None = None) -> NamedTuple:
+        """Score images and return every intermediate result by name. Arguments as for :meth:`forward`."""
+        if class_names is None:
+            context = self.references.context()
+            return self.score(self.backbone.encode_image(images), context)
+        contexts = {name: self.references.context(name) for name in class_names}
+        query = self.backbone.encode_image(images)
+        rows = {name: [i for i, n in enumerate(class_names) if n == name] for name in contexts}
+        parts = [self.score(ImageFeatures(*(f[rows[name]] for f in query)), contexts[name]) for name in contexts]
+        order = torch.tensor([row for name in contexts for row in rows[name]], device=images.device).argsort()
+        return merge(parts, order)
+
+    def score(self, query: ImageFeatures, context: Context) -> NamedTuple:
+        """Compare queries with their context; the model's own formulae."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def score_normals(self, class_name: str | None = None) -> NamedTuple:
+        """Score normal images that are at hand, to calibrate a threshold: every reference against the others.
+
+        The bank's features serve as queries, nothing is encoded. Scores lie a little above those of new normal images,
+        which have one more reference to be compared with. A single reference is compared with its mirror images and
+        its half turn instead, which says little about how far other normal images lie.
+
+        Args:
+            class_name (str | None): ``None`` for the first class.
+
+        Returns:
+            NamedTuple: Explanation of ``K`` queries, or of 3 for a single reference.
+
+        Raises:
+            RuntimeError: If there are no references.
+        """
+        features, context = self.references.features(class_name), self.references.context(class_name)
+        count = features.pooled.shape[0]
+        if count == 0:
+            msg = "Calibrating from references takes at least one, there is none (k_shot=0)."
+            raise RuntimeError(msg)
+        if count == 1:
+            picture = self.references.pictures_of(class_name)
+            turned = torch.cat([picture.flip(axes) for axes in ((-1,), (-2,), (-2, -1))])
+            return self.score(self.backbone.encode_image(self.backbone.from_pictures(turned)), context)
+        return merge([self._score_left_out(features, i, context.prototypes) for i in range(count)])
+
+    def _score_left_out(self, features: ImageFeatures, left_out: int, prototypes: Tensor) -> NamedTuple:
+        query = ImageFeatures(*(f[left_out : left_out + 1] for f in features))
+        others = ImageFeatures(*(torch.cat([f[:left_out], f[left_out + 1 :]]) for f in features))
+        return self.score(query, Context(others.patches.transpose(0, 1).flatten(1, 2), others.pooled, prototypes))
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        flags = self.branch_flags.tolist()
+        self._branches = frozenset(name for name, flag in zip(self.BRANCHES, flags, strict=True) if flag)
+
+
+def merge(parts: Sequence[Explanation], order: Tensor | None = None) -> Explanation:
+    """Join explanations along the batch, then put the rows into an order."""
+    joined = (None if columns[0] is None else torch.cat(columns) for columns in zip(*parts, strict=True))
+    return type(parts[0])(*(c if c is None or order is None else c[order] for c in joined))

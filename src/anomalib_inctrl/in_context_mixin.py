@@ -1,0 +1,422 @@
+"""What the Lightning models share: references, statistics and checkpoints through every flow of the framework."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from anomalib import LearningType
+from anomalib.utils.path import create_versioned_dir
+from PIL import Image
+from torchvision.transforms.v2 import CenterCrop, Compose
+
+from anomalib_inctrl.checkpoints import METADATA_KEY, check_backbone, load_weights
+from anomalib_inctrl.clip import image_convention
+from anomalib_inctrl.evaluation import few_shot_evaluator
+from anomalib_inctrl.post_processing import InContextPostProcessor
+from anomalib_inctrl.pre_processing import ClipPreProcessor
+from anomalib_inctrl.reference_images import ReferenceImages, draw, from_source, read_references, require_eight_bits
+from anomalib_inctrl.visualization import InContextVisualizer
+
+if TYPE_CHECKING:
+    from anomalib.data import AnomalibDataModule, Batch, InferenceBatch
+    from anomalib.metrics import Evaluator
+    from torch import Tensor
+
+    from anomalib_inctrl.in_context import InContextModel
+    from anomalib_inctrl.post_processing import Calibration
+    from anomalib_inctrl.pre_processing import Geometry
+
+logger = logging.getLogger(__name__)
+
+Phase = Literal["few_shot", "train"]
+_FROZEN = "model.backbone."
+
+
+class InContextMixin:
+    """Shared behaviour of the Lightning models. Not an ``AnomalibModule``: anomalib lists only direct subclasses.
+
+    References are collected when a validation, test or prediction run starts, after a checkpoint has been restored and
+    on the model's device; never in training data loaders, which shuffle and augment.
+    """
+
+    model: InContextModel
+
+    # ------------------------------------------------------------------------------------------------ construction
+    def _set_options(
+        self,
+        *,
+        backbone: str,
+        pretrained: str | Path | None,
+        class_name: str | None,
+        k_shot: int,
+        reference_seed: int,
+        few_shot_source: str | Path | None,
+        phase: Phase,
+        geometry: Geometry,
+        calibration: Calibration,
+    ) -> None:
+        """Check and keep the shared options. Precedes ``AnomalibModule.__init__``, whose hooks read them."""
+        if phase != "few_shot":
+            msg = (
+                f"phase={phase!r}: this version runs with phase='few_shot' only; training on auxiliary data "
+                "(phase='train') is not part of it yet. Give trained heads by weights=... instead."
+                if phase == "train"
+                else f"phase must be 'few_shot' or 'train', got {phase!r}."
+            )
+            raise ValueError(msg)
+        if k_shot < 0:
+            msg = f"k_shot must be 0 (text alone) or more, got {k_shot}."
+            raise ValueError(msg)
+        self.class_name = class_name
+        self.k_shot = k_shot
+        self.reference_seed = reference_seed
+        self.few_shot_source = few_shot_source
+        self._pretrained = pretrained
+        self._convention = image_convention(backbone, pretrained)
+        self._geometry = geometry
+        self._calibration = calibration
+        self.reference_record: dict[str, Any] | None = None
+        self._restored = False
+
+    def _finish(self, weights: str | Path | None) -> None:
+        """Load trained heads into the model that has just been built."""
+        self._built_fingerprint = self.model.backbone.fingerprint
+        if weights is not None:
+            load_weights(self.model, weights)
+        self._said_training_free = False
+
+    def configure_pre_processor(self, image_size: tuple[int, int] | None = None) -> ClipPreProcessor:
+        """Build the preprocessing of the backbone.
+
+        Raises:
+            ValueError: If another size is asked for than the backbone's.
+        """
+        if image_size is not None and tuple(image_size) != self._convention.size:
+            msg = f"The backbone takes images of {self._convention.size}, not {tuple(image_size)}."
+            raise ValueError(msg)
+        return ClipPreProcessor(self._convention, self._geometry)
+
+    def configure_post_processor(self) -> InContextPostProcessor:
+        """Build the post-processor."""
+        return InContextPostProcessor(self._calibration)
+
+    @staticmethod
+    def configure_evaluator() -> Evaluator:
+        """Build the evaluator."""
+        return few_shot_evaluator()
+
+    @classmethod
+    def configure_visualizer(cls) -> InContextVisualizer:
+        """Build the visualizer."""
+        return InContextVisualizer()
+
+    @property
+    def learning_type(self) -> LearningType:
+        """Few-shot, or zero-shot without references."""
+        return LearningType.FEW_SHOT if self.k_shot else LearningType.ZERO_SHOT
+
+    @property
+    def trainer_arguments(self) -> dict[str, Any]:
+        """Nothing is imposed on the trainer."""
+        return {}
+
+    def configure_optimizers(self) -> None:
+        """No optimizer: no gradient step is taken."""
+
+    def val_dataloader(self) -> list:
+        """Empty, so that a run on a plain folder, which has no validation data, skips validation."""
+        return []
+
+    # -------------------------------------------------------------------------------------------------------- runs
+    def setup(self, stage: str) -> None:
+        """Prepare the workspace and the data module of a run."""
+        del stage
+        root = Path(self.trainer.default_root_dir)
+        if root.name == "latest" and not root.exists() and not root.is_symlink():
+            create_versioned_dir(root.parent)  # else Lightning makes it a folder, and a later fit can't replace it
+        datamodule = self._datamodule()
+        if datamodule is None:
+            return
+        self._crop_before_collating(datamodule)
+        self._ensure_validation_data(datamodule)
+        check_masks(datamodule)
+
+    def on_validation_start(self) -> None:
+        """Collect references if there are none yet."""
+        self._prepare_references()
+
+    def on_test_start(self) -> None:
+        """Collect references and calibrate if that has not been done."""
+        self._prepare_references()
+        self._prepare_calibration()
+
+    def on_predict_start(self) -> None:
+        """Collect references and calibrate if that has not been done."""
+        self.on_test_start()
+
+    def validation_step(self, batch: Batch, *args: Any, **kwargs: Any) -> Batch:
+        """Score a batch."""
+        del args, kwargs
+        return self._score(batch)
+
+    def test_step(self, batch: Batch, *args: Any, **kwargs: Any) -> Batch:
+        """Score a batch."""
+        del args, kwargs
+        return self._score(batch)
+
+    def predict_step(self, batch: Batch, *args: Any, **kwargs: Any) -> Batch:
+        """Score a batch."""
+        del args, kwargs
+        return self._score(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Calibrate from the references if they, not the validation split, are to give the threshold."""
+        if getattr(self.post_processor, "calibration", None) == "references":
+            self._calibrate()
+
+    def _score(self, batch: Batch) -> Batch:
+        for path in batch.image_path or []:
+            require_eight_bits(path)
+        class_names = getattr(batch, "category", None) if len(self.model.references.class_names) > 1 else None
+        self.explanation = self.model.explain(batch.image, class_names)
+        return batch.update(
+            pred_score=self.explanation.score.float(),
+            anomaly_map=self.explanation.anomaly_map.float(),
+        )
+
+    # -------------------------------------------------------------------------------------------------- references
+    def _datamodule(self) -> AnomalibDataModule | None:
+        return getattr(self._trainer, "datamodule", None) if self._trainer is not None else None
+
+    def _prepare_references(self) -> None:
+        datamodule = self._datamodule()
+        if not self._needs_references(datamodule):
+            return
+        with torch.inference_mode(mode=False), torch.no_grad():
+            if self.few_shot_source is not None or self.k_shot == 0 or datamodule is None:
+                self._collect_from_source(datamodule)
+            else:
+                self._collect_from_training_split(datamodule)
+        if isinstance(self.post_processor, InContextPostProcessor) and self.post_processor.is_calibrated:
+            logger.warning("References have changed: threshold and score range of the previous data are discarded.")
+            self.post_processor.reset()
+        if not self.model.branches and not self._said_training_free:
+            self._said_training_free = True
+            logger.warning(
+                "%s runs training-free (residuals and text prior): no trained heads were given by `weights`.",
+                type(self).__name__,
+            )
+
+    def _needs_references(self, datamodule: AnomalibDataModule | None) -> bool:
+        if not self.model.references.class_names:
+            return True
+        record, wanted = self.reference_record, self._origin(datamodule)
+        if record is None or wanted is None or record["origin"] == wanted:
+            return False  # set by hand, or nothing else to take them from, or the same
+        if self.few_shot_source is not None:
+            return True
+        if not self._restored:
+            return "source" not in record["origin"]
+        recorded = record["origin"]
+        if recorded.get("dataset") == wanted["dataset"] and recorded["category"] and wanted["category"]:
+            msg = (
+                f"The checkpoint holds references of {recorded['dataset']} {recorded['category']!r}, the data is "
+                f"{wanted['category']!r}. Set the category to {recorded['category']!r}, or make a checkpoint of "
+                f"{wanted['category']!r} with `anomalib train`, which takes no training."
+            )
+            raise ValueError(msg)
+        return False
+
+    def _origin(self, datamodule: AnomalibDataModule | None) -> dict[str, str] | None:
+        """Where references of this run would come from, for comparison with where they did come from."""
+        if self.few_shot_source is not None:
+            return {"source": str(self.few_shot_source)}
+        if datamodule is None:
+            return None
+        return {"dataset": datamodule.name, "category": datamodule.category or ""}
+
+    def _collect_from_source(self, datamodule: AnomalibDataModule | None) -> None:
+        if self.k_shot == 0:
+            references = ReferenceImages(torch.empty(0, 3, *self.model.backbone.image_size), [])
+        elif self.few_shot_source is not None:
+            references = from_source(self.few_shot_source, self.k_shot, self.reference_seed, self._transform)
+        else:
+            msg = (
+                f"{type(self).__name__} needs {self.k_shot} normal images as references: give a folder by "
+                "few_shot_source (--model.few_shot_source FOLDER), a data module, a checkpoint that holds them "
+                "(--ckpt_path), call model.model.set_references(...), or set k_shot=0 to score by text alone."
+            )
+            raise RuntimeError(msg)
+        class_name = self.class_name or (datamodule.category if datamodule is not None else None) or "object"
+        self._use({class_name: references}, datamodule)
+
+    def _collect_from_training_split(self, datamodule: AnomalibDataModule) -> None:
+        samples = getattr(getattr(datamodule, "train_data", None), "samples", None)
+        if samples is None or samples.empty:
+            msg = (
+                f"{datamodule.name} has no training split to take references from: name a folder of normal images by "
+                "few_shot_source, or set k_shot=0."
+            )
+            raise ValueError(msg)
+        normal = samples[samples.label_index == 0] if "label_index" in samples else samples
+        default = self.class_name or datamodule.category or "object"
+        groups = normal.groupby("category").image_path if "category" in normal else [(default, normal.image_path)]
+        self._use(
+            {
+                str(name): read_references(draw(list(paths), self.k_shot, self.reference_seed), self._transform)
+                for name, paths in groups
+            },
+            datamodule,
+        )
+
+    def _use(self, references: dict[str, ReferenceImages], datamodule: AnomalibDataModule | None) -> None:
+        first, *others = references.items()
+        self.model.set_references(first[1].images.to(self.device), first[0])
+        for name, reference in others:
+            self.model.add_references(reference.images.to(self.device), name)
+        files = {name: reference.names for name, reference in references.items()}
+        self.reference_record = {"origin": self._origin(datamodule), "seed": self.reference_seed, "files": files}
+        self._restored = False
+        for name, names in files.items():
+            logger.info("References of class %r: %s", name, ", ".join(names) or "none, scoring by text alone")
+
+    def _transform(self, image: Tensor) -> Tensor:
+        transform = getattr(self.pre_processor, "transform", None)
+        return image if transform is None else transform(image)
+
+    # ------------------------------------------------------------------------------------------------- calibration
+    def _prepare_calibration(self) -> None:
+        """Without statistics from validation data, take them from the references."""
+        if isinstance(self.post_processor, InContextPostProcessor) and not self.post_processor.is_calibrated:
+            self._calibrate()
+
+    def _calibrate(self) -> None:
+        counts = {name: self.model.references.count(name) for name in self.model.references.class_names}
+        if 0 in counts.values():
+            logger.warning("Without references there is no calibration: raw scores, threshold 0.5.")
+            return
+        if 1 in counts.values():
+            logger.warning("Calibrated from mirror images of a single reference: take the threshold with care.")
+        with torch.inference_mode(mode=False):
+            normals = [self.model.score_normals(name) for name in counts]
+            self.post_processor.calibrate(
+                torch.cat([n.score for n in normals]), torch.cat([n.anomaly_map for n in normals]),
+            )  # fmt: skip
+
+    # ---------------------------------------------------------------------------------------------------- geometry
+    def _crop_before_collating(self, datamodule: AnomalibDataModule) -> None:
+        """Crop every image by itself: collating stretches a batch of mixed aspect ratios to its first image."""
+        crop = [t for t in getattr(self._transform_of_model(), "transforms", []) if isinstance(t, CenterCrop)]
+        for name in ("train_data", "val_data", "test_data"):
+            subset = getattr(datamodule, name, None)
+            if crop and subset is not None:
+                before = subset.augmentations
+                subset.augmentations = Compose([*([before] if before else []), *crop])
+
+    def _transform_of_model(self) -> Any:
+        return getattr(self.pre_processor, "transform", None)
+
+    def _ensure_validation_data(self, datamodule: AnomalibDataModule) -> None:
+        """Let a data module without validation data calibrate from the references, not end without a checkpoint."""
+        validation = getattr(datamodule, "val_data", None)
+        if (validation is not None and len(validation)) or not hasattr(datamodule, "train_data"):
+            return
+        logger.warning("%s has no validation data: the threshold comes from the references.", datamodule.name)
+        datamodule.val_data = datamodule.train_data
+        if isinstance(self.post_processor, InContextPostProcessor):
+            self.post_processor.calibration = "references"
+
+    # ------------------------------------------------------------------------------------------------- checkpoints
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave out the frozen towers and record what the rest belongs to."""
+        super().on_save_checkpoint(checkpoint)  # type: ignore[misc]
+        checkpoint["hyper_parameters"].pop("weights", None)  # the heads are in the state dict
+        backbone = self.model.backbone
+        if backbone.fingerprint == self._built_fingerprint:  # else a published file has brought the towers along
+            for key in [k for k in checkpoint["state_dict"] if k.startswith(_FROZEN)]:
+                del checkpoint["state_dict"][key]
+        checkpoint[METADATA_KEY] = {
+            "model": type(self).__name__,
+            "branches": list(self.model.BRANCHES),
+            "backbone": {
+                "name": backbone.name,
+                "pretrained": None if self._pretrained is None else str(self._pretrained),
+                "blocks": list(backbone.blocks),
+                "fingerprint": backbone.fingerprint,
+            },
+            "references": self.reference_record,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put the frozen towers in again, after checking that they are the same.
+
+        Raises:
+            ValueError: If the checkpoint was made by another model or with another backbone.
+        """
+        super().on_load_checkpoint(checkpoint)  # type: ignore[misc]
+        metadata = checkpoint.get(METADATA_KEY, {})
+        if metadata.get("model", type(self).__name__) != type(self).__name__:
+            msg = f"The checkpoint was made by {metadata['model']}, not by {type(self).__name__}."
+            raise ValueError(msg)
+        state = checkpoint["state_dict"]
+        if not any(key.startswith(_FROZEN) for key in state):
+            check_backbone(self.model.backbone, metadata.get("backbone", {}), "The checkpoint")
+            state.update({k: v for k, v in self.state_dict().items() if k.startswith(_FROZEN)})
+        elif metadata:
+            self.model.backbone.fingerprint = metadata["backbone"]["fingerprint"]
+        self.reference_record = metadata.get("references")
+        self._restored = True
+
+    # ------------------------------------------------------------------------------------------------------ export
+    def forward(self, batch: Tensor, *args: Any, **kwargs: Any) -> InferenceBatch:
+        """Score raw images, preprocessing and post-processing included.
+
+        Args:
+            batch (Tensor): Images ``(B, 3, h, w)`` of any size, in ``[0, 1]``.
+            *args (Any): Not used.
+            **kwargs (Any): Not used.
+        """
+        if not torch.compiler.is_compiling():
+            self._prepare_references()
+        return super().forward(batch, *args, **kwargs)  # type: ignore[misc]
+
+    def to_torch(self, *args: Any, **kwargs: Any) -> Path:
+        """Export to a torch file; see anomalib. References are collected first if there are none."""
+        self._prepare_export()
+        return super().to_torch(*args, **kwargs)  # type: ignore[misc]
+
+    def to_onnx(self, *args: Any, **kwargs: Any) -> Path:
+        """Export to ONNX; see anomalib. References are collected first if there are none."""
+        self._prepare_export()
+        return super().to_onnx(*args, **kwargs)  # type: ignore[misc]
+
+    def _prepare_export(self) -> None:
+        self._prepare_references()
+        self._prepare_calibration()
+        self.explanation = None
+
+
+
+
+def check_masks(datamodule: AnomalibDataModule) -> None:
+    """Refuse masks of another size than their images, which resizing would put out of register.
+
+    Raises:
+        ValueError: Naming the first such mask.
+    """
+    samples = getattr(getattr(datamodule, "test_data", None), "samples", None)
+    if samples is None or "mask_path" not in samples:
+        return
+    for row in samples.itertuples():
+        if not row.mask_path or not Path(str(row.mask_path)).is_file():
+            continue
+        with Image.open(row.image_path) as image, Image.open(row.mask_path) as mask:
+            if image.size != mask.size:
+                msg = (
+                    f"The mask {row.mask_path} is {mask.size[0]} x {mask.size[1]}, its image {image.size[0]} x "
+                    f"{image.size[1]}: they must have the same size."
+                )
+                raise ValueError(msg)

@@ -1,0 +1,21 @@
+"""The models, and their registration with anomalib."""
+
+import anomalib.models
+
+from anomalib_inctrl.models.inctrl import InCTRL
+from anomalib_inctrl.models.inctrl_v2 import InCTRLv2
+
+__all__ = ["InCTRL", "InCTRLv2"]
+
+
+def _register() -> None:
+    """Make the models attributes of ``anomalib.models``, and their module one that ``get_model`` accepts."""
+    for model in (InCTRL, InCTRLv2):
+        if not hasattr(anomalib.models, model.__name__):
+            setattr(anomalib.models, model.__name__, model)
+    anomalib.models.ALLOWED_MODULES.update({"anomalib_inctrl", "anomalib_inctrl.models"})
+
+
+# Last in the module that defines the classes: whichever of anomalib and the plugin is imported first, and even if the
+# start-up hook fires in the middle of it, the classes exist by now.
+_register()

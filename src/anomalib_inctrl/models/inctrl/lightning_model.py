@@ -1,0 +1,104 @@
+"""InCTRL for the framework: image scores and residual maps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from anomalib.metrics import Evaluator
+from anomalib.models.components import AnomalibModule
+from anomalib.visualization import Visualizer
+from torch import nn
+
+from anomalib_inctrl.clip import ClipBackbone
+from anomalib_inctrl.in_context_mixin import InContextMixin, Phase
+from anomalib_inctrl.models.inctrl.torch_model import InCTRLModel
+from anomalib_inctrl.post_processing import Calibration
+from anomalib_inctrl.pre_processing import Geometry
+
+
+class InCTRL(InContextMixin, AnomalibModule):
+    """InCTRL: few-shot generalist detection by in-context residual learning.
+
+    Zhu & Pang, "Toward Generalist Anomaly Detection via In-context Residual Learning with Few-shot Sample Prompts",
+    CVPR 2024, arXiv 2403.06495. Scores images; its pixel map is the patch residual.
+
+    Args:
+        backbone (str): open_clip architecture with a plain vision transformer, or ``"inctrl-tiny"``, the small one
+            that comes with the package and needs no download.
+        pretrained (str | Path | None): open_clip tag or local file of weights; ``None`` for random weights, for tests.
+            Ignored by ``"inctrl-tiny"``.
+        class_name (str | None): What the images show, for the text prompts. ``None`` takes the data module's category,
+            or else ``"object"``.
+        k_shot (int): Number of normal reference images; 0 scores by text alone.
+        reference_seed (int): Seed of the draw of references.
+        few_shot_source (str | Path | None): Where references come from: a folder, an image, or a ``.pt`` list of
+            preprocessed tensors. ``None`` draws them from the training split of the data module.
+        phase (str): ``"few_shot"`` runs on a target without training. ``"train"``, on auxiliary data, is to come.
+        weights (str | Path | None): Trained heads: a checkpoint of this package, or one published by InCTRL's authors;
+            ``"random"`` for untrained heads in the full formula, for tests. ``None`` runs training-free, on residuals
+            and text alone.
+        blocks (list[int] | None): Blocks of the vision tower whose patches are compared, 0-based. ``None`` takes
+            those the papers take: 6, 8, 10 of 12, and the same fractions of other depths.
+        alpha (float): Weight of the largest patch residual in the score, 0 to 1; the papers have 0.5.
+        geometry (str): ``"crop"`` resizes the shorter side and crops the centre, as the papers do; ``"squash"`` resizes
+            both sides, so that the ends of long images are seen, distorted.
+        calibration (str): Where threshold and score range come from: ``"validation"`` data, or the normal
+            ``"references"`` alone.
+        pre_processor (nn.Module | bool): Own preprocessing, or whether to have the default.
+        post_processor (nn.Module | bool): Own post-processing, or whether to have the default.
+        evaluator (Evaluator | bool): Own metrics, or whether to have the default.
+        visualizer (Visualizer | bool): Own pictures, or whether to have the default.
+
+    Raises:
+        ValueError: If an option is out of range, or backbone and weights do not fit.
+        RuntimeError: If the backbone's weights can't be downloaded.
+        FileNotFoundError: If a file of weights does not exist.
+
+    Example:
+        >>> from anomalib_inctrl import InCTRL
+        >>> model = InCTRL(backbone="inctrl-tiny", k_shot=2)
+        >>> model.learning_type
+        <LearningType.FEW_SHOT: 'few_shot'>
+    """
+
+    def __init__(
+        self,
+        backbone: str = "ViT-B-16-plus-240",
+        pretrained: str | Path | None = "laion400m_e32",
+        class_name: str | None = None,
+        k_shot: int = 4,
+        reference_seed: int = 0,
+        few_shot_source: str | Path | None = None,
+        phase: Phase = "few_shot",
+        weights: str | Path | None = None,
+        blocks: list[int] | None = None,
+        alpha: float = 0.5,
+        geometry: Geometry = "crop",
+        calibration: Calibration = "validation",
+        pre_processor: nn.Module | bool = True,
+        post_processor: nn.Module | bool = True,
+        evaluator: Evaluator | bool = True,
+        visualizer: Visualizer | bool = True,
+    ) -> None:
+        self._set_options(
+            backbone=backbone,
+            pretrained=pretrained,
+            class_name=class_name,
+            k_shot=k_shot,
+            reference_seed=reference_seed,
+            few_shot_source=few_shot_source,
+            phase=phase,
+            geometry=geometry,
+            calibration=calibration,
+        )
+        super().__init__(
+            pre_processor=pre_processor,
+            post_processor=post_processor,
+            evaluator=evaluator,
+            visualizer=visualizer,
+        )
+        self.model = InCTRLModel(
+            ClipBackbone(backbone, pretrained, blocks),
+            alpha=alpha,
+        )
+        self._finish(weights)

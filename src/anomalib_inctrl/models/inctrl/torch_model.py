@@ -1,0 +1,93 @@
+"""InCTRL (Zhu & Pang, CVPR 2024, arXiv 2403.06495) as a torch module."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+from torch import Tensor  # noqa: TC002 - the fields of a named tuple
+
+from anomalib_inctrl.in_context import InContextModel, ResidualAdapter, ScoreHead, image_residual_score
+from anomalib_inctrl.scoring import class_probability, nearest_residuals, to_pixels
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from anomalib_inctrl.clip import ClipBackbone, ImageFeatures
+    from anomalib_inctrl.references import Context
+
+
+class InCTRLExplanation(NamedTuple):
+    """Every intermediate result of InCTRL, all in ``[0, 1]``.
+
+    ``None`` stands for what was not computed: parts whose branch is not in use, residuals without references.
+
+    Attributes:
+        patch_residuals (Tensor | None): M_x, ``(B, N)``.
+        patch_score (Tensor | None): s_p, the largest residual, ``(B,)``.
+        image_score (Tensor | None): s_i, ``(B,)``.
+        text_score (Tensor): s_a, ``(B,)``.
+        holistic_score (Tensor | None): phi of the holistic map, ``(B,)``.
+        score (Tensor): s, ``(B,)``.
+        anomaly_map (Tensor): M_x in pixels, ``(B, 1, H, W)``; without references s_a everywhere.
+    """
+
+    patch_residuals: Tensor | None
+    patch_score: Tensor | None
+    image_score: Tensor | None
+    text_score: Tensor
+    holistic_score: Tensor | None
+    score: Tensor
+    anomaly_map: Tensor
+
+
+class InCTRLModel(InContextModel):
+    """In-context residual learning: image-level score from patch, image and text evidence.
+
+    The pixel map is the patch residual; the paper scores images only.
+
+    Args:
+        backbone (ClipBackbone): Frozen towers.
+        branches (Iterable[str]): ``"image"`` (psi and eta) and ``"holistic"`` (phi); both for the full formula, none
+            for the training-free one.
+        alpha (float): Weight of the patch score, 0 to 1. The full formula is
+            ``(1 - alpha) * phi + alpha * s_p``, at 0.5 the published code; training-free text takes phi's place.
+    """
+
+    BRANCHES: ClassVar[dict[str, tuple[str, ...]]] = {
+        "image": ("adapter", "image_head"),
+        "holistic": ("holistic_head",),
+    }
+
+    def __init__(self, backbone: ClipBackbone, branches: Iterable[str] = (), alpha: float = 0.5) -> None:
+        super().__init__(backbone, branches)
+        self.alpha = alpha
+        self.adapter = ResidualAdapter(backbone.embed_dim)  # psi
+        self.image_head = ScoreHead(backbone.embed_dim)  # eta
+        self.holistic_head = ScoreHead(backbone.num_patches)  # phi
+
+    def score(self, query: ImageFeatures, context: Context) -> InCTRLExplanation:
+        """Fuse patch, image and text evidence (equations 1-8)."""
+        text_score = class_probability(query.pooled, context.prototypes)  # s_a
+        if not context.has_references:
+            return self._score_by_text(text_score)
+        patch_residuals = nearest_residuals(query.patches, context.patches)  # M_x
+        patch_score = patch_residuals.amax(dim=1)  # s_p
+        image_score = holistic_score = None
+        if self.branches:
+            image_score = image_residual_score(query.pooled, context.pooled, self.adapter, self.image_head)  # s_i
+            holistic_map = patch_residuals + (image_score + text_score)[:, None]  # M_x^+
+            holistic_score = self.holistic_head(holistic_map)  # phi(M_x^+)
+        global_score = text_score if holistic_score is None else holistic_score
+        return InCTRLExplanation(
+            patch_residuals=patch_residuals,
+            patch_score=patch_score,
+            image_score=image_score,
+            text_score=text_score,
+            holistic_score=holistic_score,
+            score=(1 - self.alpha) * global_score + self.alpha * patch_score,
+            anomaly_map=to_pixels(patch_residuals, self.backbone.grid_size, self.backbone.image_size),
+        )
+
+    def _score_by_text(self, text_score: Tensor) -> InCTRLExplanation:
+        anomaly_map = text_score[:, None, None, None].expand(-1, 1, *self.backbone.image_size)
+        return InCTRLExplanation(None, None, None, text_score, None, text_score, anomaly_map)

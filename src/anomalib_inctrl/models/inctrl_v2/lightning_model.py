@@ -1,0 +1,113 @@
+"""InCTRLv2 for the framework: image scores and pixel maps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from anomalib.metrics import Evaluator
+from anomalib.models.components import AnomalibModule
+from anomalib.visualization import Visualizer
+from torch import nn
+
+from anomalib_inctrl.clip import ClipBackbone
+from anomalib_inctrl.in_context_mixin import InContextMixin, Phase
+from anomalib_inctrl.models.inctrl_v2.torch_model import InCTRLv2Model
+from anomalib_inctrl.post_processing import Calibration
+from anomalib_inctrl.pre_processing import Geometry
+
+
+class InCTRLv2(InContextMixin, AnomalibModule):
+    """InCTRLv2: few-shot generalist detection and segmentation with two branches.
+
+    arXiv 2604.04632. A discriminative branch (DASL) and a one-class branch (OASL) give a pixel map beside InCTRL's
+    residuals. Its authors have published no code; what is ours by choice says so.
+
+    Args:
+        backbone (str): open_clip architecture with a plain vision transformer, or ``"inctrl-tiny"``, the small one
+            that comes with the package and needs no download.
+        pretrained (str | Path | None): open_clip tag or local file of weights; ``None`` for random weights, for tests.
+            Ignored by ``"inctrl-tiny"``.
+        class_name (str | None): What the images show, for the text prompts. ``None`` takes the data module's category,
+            or else ``"object"``.
+        k_shot (int): Number of normal reference images; 0 scores by text alone.
+        reference_seed (int): Seed of the draw of references.
+        few_shot_source (str | Path | None): Where references come from: a folder, an image, or a ``.pt`` list of
+            preprocessed tensors. ``None`` draws them from the training split of the data module.
+        phase (str): ``"few_shot"`` runs on a target without training. ``"train"``, on auxiliary data, is to come.
+        weights (str | Path | None): Trained heads: a checkpoint of this package, or one published by InCTRL's authors;
+            ``"random"`` for untrained heads in the full formula, for tests. ``None`` runs training-free, on residuals
+            and text alone.
+        blocks (list[int] | None): Blocks of the vision tower whose patches are compared, 0-based. ``None`` takes
+            those the papers take: 6, 8, 10 of 12, and the same fractions of other depths.
+        alpha (float): Weight of the largest patch residual in the image score, 0 to 1; the paper has 0.5.
+        beta (float): Weight of the one-class map in the pixel map, 0 to 1; the paper has 0.75.
+        patch_scale (float): Factor on the similarity of patches and text before the softmax; ours by choice.
+        adapter_per_block (bool): Whether every tapped block has an adapter of its own; ours by choice.
+        geometry (str): ``"crop"`` resizes the shorter side and crops the centre, as the papers do; ``"squash"`` resizes
+            both sides, so that the ends of long images are seen, distorted.
+        calibration (str): Where threshold and score range come from: ``"validation"`` data, or the normal
+            ``"references"`` alone.
+        pre_processor (nn.Module | bool): Own preprocessing, or whether to have the default.
+        post_processor (nn.Module | bool): Own post-processing, or whether to have the default.
+        evaluator (Evaluator | bool): Own metrics, or whether to have the default.
+        visualizer (Visualizer | bool): Own pictures, or whether to have the default.
+
+    Raises:
+        ValueError: If an option is out of range, or backbone and weights do not fit.
+        RuntimeError: If the backbone's weights can't be downloaded.
+        FileNotFoundError: If a file of weights does not exist.
+
+    Example:
+        >>> from anomalib_inctrl import InCTRLv2
+        >>> model = InCTRLv2(backbone="inctrl-tiny", k_shot=2)
+        >>> model.learning_type
+        <LearningType.FEW_SHOT: 'few_shot'>
+    """
+
+    def __init__(
+        self,
+        backbone: str = "ViT-B-16-plus-240",
+        pretrained: str | Path | None = "laion400m_e32",
+        class_name: str | None = None,
+        k_shot: int = 4,
+        reference_seed: int = 0,
+        few_shot_source: str | Path | None = None,
+        phase: Phase = "few_shot",
+        weights: str | Path | None = None,
+        blocks: list[int] | None = None,
+        alpha: float = 0.5,
+        beta: float = 0.75,
+        patch_scale: float = 100.0,
+        adapter_per_block: bool = False,
+        geometry: Geometry = "crop",
+        calibration: Calibration = "validation",
+        pre_processor: nn.Module | bool = True,
+        post_processor: nn.Module | bool = True,
+        evaluator: Evaluator | bool = True,
+        visualizer: Visualizer | bool = True,
+    ) -> None:
+        self._set_options(
+            backbone=backbone,
+            pretrained=pretrained,
+            class_name=class_name,
+            k_shot=k_shot,
+            reference_seed=reference_seed,
+            few_shot_source=few_shot_source,
+            phase=phase,
+            geometry=geometry,
+            calibration=calibration,
+        )
+        super().__init__(
+            pre_processor=pre_processor,
+            post_processor=post_processor,
+            evaluator=evaluator,
+            visualizer=visualizer,
+        )
+        self.model = InCTRLv2Model(
+            ClipBackbone(backbone, pretrained, blocks),
+            alpha=alpha,
+            beta=beta,
+            patch_scale=patch_scale,
+            adapter_per_block=adapter_per_block,
+        )
+        self._finish(weights)

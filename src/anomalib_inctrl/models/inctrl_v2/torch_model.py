@@ -1,0 +1,191 @@
+"""InCTRLv2 (arXiv 2604.04632) as a torch module. Its authors have published no code."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from anomalib_inctrl.in_context import InContextModel, ResidualAdapter, ScoreHead, image_residual_score
+from anomalib_inctrl.scoring import class_probability, nearest_residuals, to_pixels
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from anomalib_inctrl.clip import ClipBackbone, ImageFeatures
+    from anomalib_inctrl.references import Context
+
+
+class InCTRLv2Explanation(NamedTuple):
+    """Every intermediate result of InCTRLv2, all in ``[0, 1]``.
+
+    ``None`` stands for what was not computed: parts whose branch is not in use, residuals without references.
+
+    Attributes:
+        patch_residuals (Tensor | None): M_x, ``(B, N)``.
+        patch_score (Tensor | None): s_p, the largest residual, ``(B,)``.
+        image_score (Tensor | None): s_I, ``(B,)``.
+        text_score (Tensor): s_q, ``(B,)``.
+        abnormality (Tensor | None): S_a, ``(B, N)``.
+        normality (Tensor | None): S_n = 1 - S_a, ``(B, N)``.
+        discriminative_map (Tensor | None): M_p, ``(B, N)``.
+        one_class_abnormality (Tensor | None): S^_a, ``(B, N)``.
+        one_class_map (Tensor | None): M_n, ``(B, N)``.
+        score (Tensor): s, ``(B,)``.
+        anomaly_map (Tensor): M', ``(B, 1, H, W)``.
+    """
+
+    patch_residuals: Tensor | None
+    patch_score: Tensor | None
+    image_score: Tensor | None
+    text_score: Tensor
+    abnormality: Tensor | None
+    normality: Tensor | None
+    discriminative_map: Tensor | None
+    one_class_abnormality: Tensor | None
+    one_class_map: Tensor | None
+    score: Tensor
+    anomaly_map: Tensor
+
+
+class PatchTextAdapter(nn.Module):
+    """Takes patch tokens into the joint space and asks the text how abnormal they are: phi_1 and phi_2.
+
+    A bottleneck without biases, so that the result does not depend on the length of a token. Not public, hence ours:
+    the bottleneck's form, one adapter for all blocks (or one for each), and the scale of the softmax.
+
+    Args:
+        width (int): Width ``W`` of the patch tokens.
+        embed_dim (int): Width ``D`` of the joint space.
+        adapters (int): 1 to share the adapter among the blocks, or the number of blocks.
+        scale (float): Factor on the cosine similarities; 1 would pin every result near 0.5.
+        reduction (int): Factor by which the bottleneck is narrower than the tokens.
+    """
+
+    def __init__(self, width: int, embed_dim: int, adapters: int = 1, scale: float = 100.0, reduction: int = 4) -> None:
+        super().__init__()
+        self.scale = scale
+        self.stages = nn.ModuleList(
+            nn.Sequential(
+                nn.Linear(width, width // reduction, bias=False),
+                nn.ReLU(),
+                nn.Linear(width // reduction, embed_dim, bias=False),
+            )
+            for _ in range(adapters)
+        )
+
+    def forward(self, patches: Tensor, prototypes: Tensor) -> Tensor:
+        """Abnormality of every patch, averaged over the blocks.
+
+        Args:
+            patches (Tensor): ``(B, L, N, W)``.
+            prototypes (Tensor): ``(2, D)``, or ``(B, 2, D)``.
+
+        Returns:
+            Tensor: S_a, ``(B, N)`` in ``[0, 1]``.
+        """
+        blocks = patches.shape[1]
+        stages = list(self.stages) if len(self.stages) > 1 else [self.stages[0]] * blocks
+        adapted = torch.stack([stage(patches[:, block]) for block, stage in enumerate(stages)], dim=1)
+        if prototypes.ndim == 3:
+            prototypes = prototypes[:, None]
+        adapted = nn.functional.normalize(adapted, dim=-1)
+        return (self.scale * adapted @ prototypes.mT).softmax(dim=-1)[..., 1].mean(dim=1)
+
+
+class InCTRLv2Model(InContextModel):
+    """In-context residuals with a discriminative and a one-class branch per patch: image scores and pixel maps.
+
+    Args:
+        backbone (ClipBackbone): Frozen towers.
+        branches (Iterable[str]): ``"image"`` (psi and eta of InCTRL), ``"discriminative"`` (DASL) and ``"one_class"``
+            (OASL). A branch that is not in use leaves its formula: ``s_I`` the mean with ``s_q``, S_a the mean with
+            M_x, M_n or M_p the mixture of both. With none in use the model is training-free.
+        alpha (float): Weight of the patch score in the image score, 0 to 1.
+        beta (float): Weight of the one-class map in the pixel map, 0 to 1.
+        patch_scale (float): Factor on the similarities of patches and text; not public, see :class:`PatchTextAdapter`.
+        adapter_per_block (bool): Whether every tapped block has an adapter of its own; not public.
+    """
+
+    BRANCHES: ClassVar[dict[str, tuple[str, ...]]] = {
+        "image": ("adapter", "image_head"),
+        "discriminative": ("discriminative_adapter",),
+        "one_class": ("one_class_adapter",),
+    }
+
+    def __init__(
+        self,
+        backbone: ClipBackbone,
+        branches: Iterable[str] = (),
+        alpha: float = 0.5,
+        beta: float = 0.75,
+        patch_scale: float = 100.0,
+        *,
+        adapter_per_block: bool = False,
+    ) -> None:
+        super().__init__(backbone, branches)
+        self.alpha, self.beta = alpha, beta
+        self.adapter = ResidualAdapter(backbone.embed_dim)  # psi
+        self.image_head = ScoreHead(backbone.embed_dim)  # eta
+        adapters = len(backbone.blocks) if adapter_per_block else 1
+        sizes = (backbone.width, backbone.embed_dim, adapters, patch_scale)
+        self.discriminative_adapter = PatchTextAdapter(*sizes)  # phi_1
+        self.one_class_adapter = PatchTextAdapter(*sizes)  # phi_2
+
+    def score(self, query: ImageFeatures, context: Context) -> InCTRLv2Explanation:
+        """Score images and patches against references and text."""
+        patch_residuals = patch_score = image_score = None
+        text_score = class_probability(query.pooled, context.prototypes)  # s_q
+        if context.has_references:
+            patch_residuals = nearest_residuals(query.patches, context.patches)  # M_x
+            patch_score = patch_residuals.amax(dim=1)  # s_p
+            if "image" in self.branches:
+                image_score = image_residual_score(query.pooled, context.pooled, self.adapter, self.image_head)  # s_I
+        abnormality = self._abnormality("discriminative", query, context)  # S_a
+        one_class_abnormality = self._abnormality("one_class", query, context)  # S^_a
+        discriminative_map = mean_of(patch_residuals, abnormality)  # M_p
+        one_class_map = mean_of(patch_residuals, one_class_abnormality)  # M_n
+        global_score = mean_of(image_score, text_score)
+        return InCTRLv2Explanation(
+            patch_residuals=patch_residuals,
+            patch_score=patch_score,
+            image_score=image_score,
+            text_score=text_score,
+            abnormality=abnormality,
+            normality=None if abnormality is None else 1 - abnormality,
+            discriminative_map=discriminative_map,
+            one_class_abnormality=one_class_abnormality,
+            one_class_map=one_class_map,
+            score=global_score if patch_score is None else (1 - self.alpha) * global_score + self.alpha * patch_score,
+            anomaly_map=self._pixel_map(discriminative_map, one_class_map, text_score),
+        )
+
+    def _abnormality(self, branch: str, query: ImageFeatures, context: Context) -> Tensor | None:
+        if branch not in self.branches:
+            return None
+        adapter = self.discriminative_adapter if branch == "discriminative" else self.one_class_adapter
+        return adapter(query.patches, context.prototypes)
+
+    def _pixel_map(self, discriminative_map: Tensor | None, one_class_map: Tensor | None, text_score: Tensor) -> Tensor:
+        """Mix the branches' maps in pixels, M'; one that is not in use leaves the other alone."""
+        size = self.backbone.image_size
+        if discriminative_map is None and one_class_map is None:
+            return text_score[:, None, None, None].expand(-1, 1, *size)
+        only_one = len(self.branches & {"discriminative", "one_class"}) == 1
+        beta = float("one_class" in self.branches) if only_one else self.beta
+        if discriminative_map is None or beta == 1:
+            mixed = one_class_map
+        elif one_class_map is None or beta == 0:
+            mixed = discriminative_map
+        else:
+            # Upsampling is linear, so mixing the patch maps first equals mixing the pixel maps.
+            mixed = (1 - beta) * discriminative_map + beta * one_class_map
+        return to_pixels(mixed, self.backbone.grid_size, size)
+
+
+def mean_of(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    """Mean of two tensors of one shape, or the one that is there."""
+    if first is None or second is None:
+        return second if first is None else first
+    return (first + second) / 2

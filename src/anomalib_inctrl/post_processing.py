@@ -1,0 +1,120 @@
+"""Thresholds and normalised scores, also from normal references alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from anomalib.post_processing import PostProcessor
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from lightning import LightningModule, Trainer
+
+Calibration = Literal["validation", "references"]
+
+_STATISTICS = ("_image_threshold", "_pixel_threshold", "image_min", "image_max", "pixel_min", "pixel_max")
+_LINEAR = 0.45  # distance from the threshold, in normalised scores, up to which normalising is linear
+
+
+class InContextPostProcessor(PostProcessor):
+    """anomalib's post-processor without loss of ranking, and with thresholds that need no defects.
+
+    Normalised scores put the threshold at 0.5 like anomalib's. Where those are clamped to 0 and 1, so that metrics
+    computed on them lose every difference beyond, the models' raw range [0, 1] is kept in flatter ends: the raw scores
+    0 and 1 stay 0 and 1, and the order of all scores is kept.
+
+    Args:
+        calibration (str): ``"validation"`` takes threshold and range from the validation split, with the F1-best
+            threshold if it holds anomalies. ``"references"`` takes them from the normal references, each compared
+            with the others, whatever the validation split holds.
+        image_sensitivity (float): 0 to 1; higher calls more images anomalous.
+        pixel_sensitivity (float): 0 to 1; higher calls more pixels anomalous.
+    """
+
+    def __init__(
+        self,
+        calibration: Calibration = "validation",
+        image_sensitivity: float = 0.5,
+        pixel_sensitivity: float = 0.5,
+    ) -> None:
+        super().__init__(image_sensitivity=image_sensitivity, pixel_sensitivity=pixel_sensitivity)
+        if calibration not in {"validation", "references"}:
+            msg = f"calibration must be 'validation' or 'references', got {calibration!r}."
+            raise ValueError(msg)
+        self.calibration = calibration
+
+    @property
+    def _checkpoint_config_keys(self) -> tuple[str, ...]:
+        return (*super()._checkpoint_config_keys, "calibration")
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether there is a range to normalise by."""
+        return not bool(torch.isnan(self.image_min))
+
+    def reset(self) -> None:
+        """Forget threshold and range."""
+        for name in _STATISTICS:
+            getattr(self, name).fill_(float("nan"))
+
+    @torch.no_grad()
+    def calibrate(self, normal_scores: Tensor, normal_maps: Tensor) -> None:
+        """Set threshold and range from the scores of normal images.
+
+        The threshold is the larger of the highest normal score and their mean plus three standard deviations, for
+        pixels over the highest pixel of every map: a rule of ours, on the safe side of false alarms. Normalised
+        scores reach from 0.05 or below at the mean of the normals to 0.5 at the threshold.
+
+        Args:
+            normal_scores (Tensor): ``(n,)``.
+            normal_maps (Tensor): ``(n, 1, H, W)``.
+        """
+        image_threshold = _upper_limit(normal_scores)
+        pixel_threshold = _upper_limit(normal_maps.flatten(1).amax(dim=1))
+        self._image_threshold.copy_(image_threshold)
+        self._pixel_threshold.copy_(pixel_threshold)
+        for name, mean, threshold in (
+            ("image", normal_scores.mean(), image_threshold),
+            ("pixel", normal_maps.mean(), pixel_threshold),
+        ):
+            half = (threshold - mean).clamp(min=1e-6)
+            getattr(self, f"{name}_min").copy_(threshold - half)
+            getattr(self, f"{name}_max").copy_(threshold + half)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take statistics from the validation split, unless the references are to give them."""
+        if self.calibration == "validation":
+            super().on_validation_epoch_end(trainer, pl_module)
+            return
+        for metric in (
+            self._image_threshold_metric,
+            self._pixel_threshold_metric,
+            self._image_min_max_metric,
+            self._pixel_min_max_metric,
+        ):
+            metric.reset()
+
+    @staticmethod
+    def _normalize(
+        preds: Tensor | None,
+        norm_min: Tensor,
+        norm_max: Tensor,
+        threshold: Tensor,
+    ) -> Tensor | None:
+        """Map [0, 1] to [0, 1] piecewise linearly, the threshold to 0.5, every piece rising."""
+        if preds is None:
+            return None
+        threshold = torch.where(torch.isnan(threshold), (norm_max + norm_min) / 2, threshold)
+        value_range = (norm_max - norm_min).clamp(min=1e-6)
+        low = (threshold - _LINEAR * value_range).clamp(min=0)
+        high = (threshold + _LINEAR * value_range).clamp(max=1)
+        middle = 0.5 + (torch.minimum(torch.maximum(preds, low), high) - threshold) / value_range
+        below = (preds - low).clamp(max=0) * ((0.5 - _LINEAR) / low.clamp(min=1e-6))
+        above = (preds - high).clamp(min=0) * ((0.5 - _LINEAR) / (1 - high).clamp(min=1e-6))
+        return torch.where(torch.isnan(value_range), preds, (middle + below + above).clamp(0, 1))
+
+
+def _upper_limit(values: Tensor) -> Tensor:
+    spread = values.std() if values.numel() > 1 else torch.zeros_like(values[0])
+    return torch.maximum(values.amax(), values.mean() + 3 * spread)

@@ -1,0 +1,85 @@
+"""Sentences that describe a normal and an anomalous object: the text side of InCTRL's prior.
+
+The ensemble is WinCLIP's (arXiv 2303.14814) as InCTRL uses it (arXiv 2403.06495, section 3.4): seven normal and four
+anomalous states, each in 22 scenes. Natural objects, whose anomalies are other objects rather than damage, use one
+pair of sentences.
+"""
+
+from __future__ import annotations
+
+NORMAL_STATES = (
+    "{}",
+    "flawless {}",
+    "perfect {}",
+    "unblemished {}",
+    "{} without flaw",
+    "{} without defect",
+    "{} without damage",
+)
+ANOMALOUS_STATES = ("damaged {}", "{} with flaw", "{} with defect", "{} with damage")
+
+_SCENES = (
+    "a cropped photo of {article} {state}.",
+    "a close-up photo of {article} {state}.",
+    "a bright photo of {article} {state}.",
+    "a dark photo of {article} {state}.",
+    "a jpeg corrupted photo of {article} {state}.",
+    "a blurry photo of {article} {state}.",
+    "a photo of {article} {state}.",
+    "a photo of {article} small {state}.",
+    "a photo of {article} large {state}.",
+    "a photo of {article} {state} for visual inspection.",
+    "a photo of {article} {state} for anomaly detection.",
+)
+
+NATURAL_OBJECTS = frozenset(
+    ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck", "animal"),
+)
+
+
+def spell_class_name(class_name: str) -> str:
+    """Write a category as it is spoken: ``"metal_nut"`` becomes ``"metal nut"``.
+
+    Raises:
+        ValueError: If nothing is left to speak of.
+    """
+    spelled = class_name.replace("_", " ").strip()
+    if not spelled:
+        msg = f"class_name must name an object, got {class_name!r}; leave it out to say 'object'."
+        raise ValueError(msg)
+    return spelled
+
+
+def prompt_ensemble(class_name: str) -> tuple[list[str], list[str]]:
+    """List the sentences for the normal and the anomalous state of a class.
+
+    Args:
+        class_name (str): Name of the object, underscores read as spaces.
+
+    Returns:
+        tuple[list[str], list[str]]: 154 normal and 88 anomalous sentences, or one of each for a natural object
+        (:data:`NATURAL_OBJECTS`).
+
+    Raises:
+        ValueError: If the name is empty.
+
+    Example:
+        >>> normal, anomalous = prompt_ensemble("metal_nut")
+        >>> len(normal), len(anomalous), anomalous[0]
+        (154, 88, 'a cropped photo of a damaged metal nut.')
+        >>> prompt_ensemble("cat")
+        (['a photo of cat for anomaly detection.'], ['a photo without cat for anomaly detection.'])
+    """
+    name = spell_class_name(class_name)
+    if name in NATURAL_OBJECTS:
+        return [f"a photo of {name} for anomaly detection."], [f"a photo without {name} for anomaly detection."]
+    return _in_every_scene(NORMAL_STATES, name), _in_every_scene(ANOMALOUS_STATES, name)
+
+
+def _in_every_scene(states: tuple[str, ...], name: str) -> list[str]:
+    return [
+        scene.format(article=article, state=state.format(name))
+        for state in states
+        for scene in _SCENES
+        for article in ("a", "the")
+    ]
