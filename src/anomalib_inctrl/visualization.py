@@ -26,11 +26,11 @@ _INK = (25, 25, 25)
 _FAINT = (120, 120, 120)
 _PAPER = (255, 255, 255)
 
-# Explanation field -> label, in the order of the panels.
+# Explanation field -> label and the branch without which it is a copy of the residual, in the order of the panels.
 _MAPS = {
-    "patch_residuals": "patch residual M_x",
-    "discriminative_map": "discriminative M_p",
-    "one_class_map": "one-class M_n",
+    "patch_residuals": ("patch residual M_x", None),
+    "discriminative_map": ("discriminative M_p", "discriminative"),
+    "one_class_map": ("one-class M_n", "one_class"),
 }
 
 
@@ -128,7 +128,11 @@ class InContextVisualizer(ImageVisualizer):
         size: tuple[int, int],
     ) -> tuple[list[_Panel], float]:
         fields = pl_module.explanation._asdict()
-        maps = {label: fields[name][index].float().cpu() for name, label in _MAPS.items() if fields.get(name) is not None}
+        maps = {
+            label: fields[name][index].float().cpu()
+            for name, (label, branch) in _MAPS.items()
+            if fields.get(name) is not None and (branch is None or branch in pl_module.model.branches)
+        }
         if not maps:
             return [], 1.0
         top = _scale_top(pl_module.post_processor, maps)

@@ -5,7 +5,7 @@ Run by hand from a clone, in an environment with the test dependencies::
     python tests/benchmarks/startup_overhead.py --starts 100 --helps 5
 
 Two throw-away virtual environments see the dependencies of the running interpreter; one of them also has the plugin's
-wheel. The runs alternate (with, without, with, without ...), so that a machine that slows down meets both alike; the
+wheel. The runs alternate (with, without, without, with ...), so that a machine that slows down meets both alike; the
 first pair of each command only warms the caches up. ``anomalib -h`` includes the import of the plugin itself.
 """
 
@@ -60,9 +60,9 @@ def measure(
 ) -> tuple[list[float], list[float]]:
     """Wall times with and without the hook, run in turns after one pair that is not counted."""
     times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(pairs + 1):
-        for python, results in zip(pythons, times, strict=True):
-            results.append(seconds(python, arguments, directory))
+    for pair in range(pairs + 1):
+        for which in (0, 1) if pair % 2 == 0 else (1, 0):
+            times[which].append(seconds(pythons[which], arguments, directory))
     return times[0][1:], times[1][1:]
 
 

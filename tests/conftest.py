@@ -1,0 +1,38 @@
+"""Fixtures shared by the tests. Nothing here needs a network: the backbones are small and have random weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from anomalib_inctrl.clip import ClipBackbone
+from anomalib_inctrl.models.inctrl.torch_model import InCTRLModel
+from anomalib_inctrl.models.inctrl_v2.torch_model import InCTRLv2Model
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone() -> ClipBackbone:
+    return ClipBackbone("inctrl-tiny")
+
+
+def randomise_heads(model: torch.nn.Module) -> None:
+    """Draw weights and non-trivial batch norm statistics for everything but the backbone."""
+    for name, parameter in model.named_parameters():
+        if not name.startswith("backbone."):
+            torch.nn.init.normal_(parameter, std=0.2)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm1d):
+            module.running_mean.normal_(std=0.3)
+            module.running_var.uniform_(0.5, 2.0)
+
+
+@pytest.fixture(params=[InCTRLModel, InCTRLv2Model], ids=["InCTRL", "InCTRLv2"])
+def model(request: pytest.FixtureRequest, tiny_backbone: ClipBackbone) -> InCTRLModel | InCTRLv2Model:
+    """Each model in the full formula, in evaluation mode."""
+    model = request.param(tiny_backbone, branches=request.param.BRANCHES)
+    randomise_heads(model)
+    return model.eval()
