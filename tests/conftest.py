@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from anomalib_inctrl.clip import ClipBackbone
 from anomalib_inctrl.models.inctrl.torch_model import InCTRLModel
 from anomalib_inctrl.models.inctrl_v2.torch_model import InCTRLv2Model

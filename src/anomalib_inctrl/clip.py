@@ -63,6 +63,9 @@ class ClipBackbone(nn.Module):
         FileNotFoundError: If the local file does not exist.
     """
 
+    visual: Any  # open_clip's VisionTransformer
+    text: _TextTower
+
     def __init__(
         self,
         name: str,
@@ -92,7 +95,7 @@ class ClipBackbone(nn.Module):
         """Patches of an image, ``N``."""
         return self.grid_size[0] * self.grid_size[1]
 
-    def train(self, mode: bool = True) -> ClipBackbone:  # noqa: FBT001, FBT002 - torch's signature
+    def train(self, mode: bool = True) -> ClipBackbone:
         """Stay in evaluation mode: the backbone is frozen."""
         del mode
         return super().train(mode=False)
@@ -182,6 +185,8 @@ class ClipBackbone(nn.Module):
 class _TextTower(nn.Module):
     """The text side of an open_clip model without its vision tower, under open_clip's own parameter names."""
 
+    model: Any  # open_clip's CLIP or CustomTextCLIP
+
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
@@ -191,7 +196,7 @@ class _TextTower(nn.Module):
         return self.model.encode_text(tokens)
 
 
-def _residual_block(block: nn.Module, tokens: Tensor, queries: Tensor) -> Tensor:
+def _residual_block(block: Any, tokens: Tensor, queries: Tensor) -> Tensor:
     """Pre-norm transformer block for the leading ``queries`` of ``tokens``, which attend to all of them.
 
     open_clip's ``ResidualAttentionBlock`` written out, since its versions differ in token order.
@@ -259,7 +264,7 @@ def image_convention(name: str, pretrained: str | Path | None = None) -> ImageCo
     )
 
 
-def create_clip(name: str, pretrained: str | Path | None) -> nn.Module:
+def create_clip(name: str, pretrained: str | Path | None) -> Any:
     """Build an open_clip model.
 
     Args:
@@ -336,15 +341,16 @@ def _weights_help(name: str, source: str, error: Exception) -> str:
         return f"The file {source} holds no weights for {name}: {reason}"
     from huggingface_hub.constants import HF_HUB_CACHE
 
+    older = Path("~/.cache/clip").expanduser()
     return (
-        f"The weights tagged {source!r} of {name} could not be downloaded ({reason}). Without a network: put them into "
-        f"the cache of another machine's download ({HF_HUB_CACHE}, for older tags {Path('~/.cache/clip').expanduser()});"
-        f" or give a local file, pretrained=/path/to/open_clip_pytorch_model.bin; or use the embedded backbone, "
+        f"The weights tagged {source!r} of {name} could not be downloaded ({reason}). Without a network: bring the "
+        f"cache folder of a machine that has them ({HF_HUB_CACHE}, for some tags {older}); or give a local file, "
+        "pretrained=/path/to/open_clip_pytorch_model.bin; or use the embedded backbone, "
         f"backbone={EMBEDDED_BACKBONE!r}, which needs none."
     )
 
 
-def _require_plain_vision_transformer(name: str, visual: nn.Module) -> None:
+def _require_plain_vision_transformer(name: str, visual: Any) -> None:
     from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 
     plain = isinstance(visual, VisionTransformer) and visual.attn_pool is None and visual.pool_type in {"tok", "avg"}

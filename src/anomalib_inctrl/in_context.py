@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from anomalib.data import InferenceBatch
@@ -14,7 +14,19 @@ from anomalib_inctrl.references import Context, ReferenceBank
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-Explanation = TypeVar("Explanation", bound=tuple)
+
+class Explanation(Protocol):
+    """What every model's named tuple of intermediate results has."""
+
+    @property
+    def score(self) -> Tensor:
+        """Image scores ``(B,)`` in ``[0, 1]``."""
+
+    @property
+    def anomaly_map(self) -> Tensor:
+        """Pixel scores ``(B, 1, H, W)`` in ``[0, 1]``."""
+
+    def _asdict(self) -> dict[str, Tensor | None]: ...
 
 
 class ResidualAdapter(nn.Module):
@@ -182,7 +194,7 @@ class InContextModel(nn.Module):
         explanation = self.explain(images, class_names)
         return InferenceBatch(pred_score=explanation.score, anomaly_map=explanation.anomaly_map)
 
-    def explain(self, images: Tensor, class_names: Sequence[str] | None = None) -> NamedTuple:
+    def explain(self, images: Tensor, class_names: Sequence[str] | None = None) -> Explanation:
         """Score images and return every intermediate result by name. Arguments as for :meth:`forward`."""
         if class_names is None:
             context = self.references.context()
@@ -194,12 +206,12 @@ class InContextModel(nn.Module):
         order = torch.tensor([row for name in contexts for row in rows[name]], device=images.device).argsort()
         return merge(parts, order)
 
-    def score(self, query: ImageFeatures, context: Context) -> NamedTuple:
+    def score(self, query: ImageFeatures, context: Context) -> Explanation:
         """Compare queries with their context; the model's own formulae."""
         raise NotImplementedError
 
     @torch.no_grad()
-    def score_normals(self, class_name: str | None = None) -> NamedTuple:
+    def score_normals(self, class_name: str | None = None) -> Explanation:
         """Score normal images that are at hand, to calibrate a threshold: every reference against the others.
 
         The bank's features serve as queries, nothing is encoded. Scores lie a little above those of new normal images,
@@ -210,7 +222,7 @@ class InContextModel(nn.Module):
             class_name (str | None): ``None`` for the first class.
 
         Returns:
-            NamedTuple: Explanation of ``K`` queries, or of 3 for a single reference.
+            Explanation: Of ``K`` queries, or of 3 for a single reference.
 
         Raises:
             RuntimeError: If there are no references.
@@ -226,7 +238,7 @@ class InContextModel(nn.Module):
             return self.score(self.backbone.encode_image(self.backbone.from_pictures(turned)), context)
         return merge([self._score_left_out(features, i, context.prototypes) for i in range(count)])
 
-    def _score_left_out(self, features: ImageFeatures, left_out: int, prototypes: Tensor) -> NamedTuple:
+    def _score_left_out(self, features: ImageFeatures, left_out: int, prototypes: Tensor) -> Explanation:
         query = ImageFeatures(*(f[left_out : left_out + 1] for f in features))
         others = ImageFeatures(*(torch.cat([f[:left_out], f[left_out + 1 :]]) for f in features))
         return self.score(query, Context(others.patches.transpose(0, 1).flatten(1, 2), others.pooled, prototypes))
@@ -237,7 +249,7 @@ class InContextModel(nn.Module):
         self._branches = frozenset(name for name, flag in zip(self.BRANCHES, flags, strict=True) if flag)
 
 
-def merge(parts: Sequence[Explanation], order: Tensor | None = None) -> Explanation:
+def merge(parts: Sequence[Any], order: Tensor | None = None) -> Any:
     """Join explanations along the batch, then put the rows into an order."""
     joined = (None if columns[0] is None else torch.cat(columns) for columns in zip(*parts, strict=True))
     return type(parts[0])(*(c if c is None or order is None else c[order] for c in joined))

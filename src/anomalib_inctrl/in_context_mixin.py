@@ -21,13 +21,19 @@ from anomalib_inctrl.reference_images import ReferenceImages, draw, from_source,
 from anomalib_inctrl.visualization import InContextVisualizer
 
 if TYPE_CHECKING:
-    from anomalib.data import AnomalibDataModule, Batch, InferenceBatch
+    from anomalib.data import AnomalibDataModule, ImageBatch, InferenceBatch
     from anomalib.metrics import Evaluator
+    from anomalib.models.components import AnomalibModule
     from torch import Tensor
 
-    from anomalib_inctrl.in_context import InContextModel
+    from anomalib_inctrl.in_context import Explanation, InContextModel
     from anomalib_inctrl.post_processing import Calibration
     from anomalib_inctrl.pre_processing import Geometry
+
+    _Host = AnomalibModule
+else:
+    # anomalib lists direct subclasses of AnomalibModule as models, so at run time the mixin must not be one.
+    _Host = object
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +41,7 @@ Phase = Literal["few_shot", "train"]
 _FROZEN = "model.backbone."
 
 
-class InContextMixin:
+class InContextMixin(_Host):
     """Shared behaviour of the Lightning models. Not an ``AnomalibModule``: anomalib lists only direct subclasses.
 
     References are collected when a validation, test or prediction run starts, after a checkpoint has been restored and
@@ -43,6 +49,7 @@ class InContextMixin:
     """
 
     model: InContextModel
+    explanation: Explanation | None
 
     # ------------------------------------------------------------------------------------------------ construction
     def _set_options(
@@ -157,31 +164,32 @@ class InContextMixin:
         """Collect references and calibrate if that has not been done."""
         self.on_test_start()
 
-    def validation_step(self, batch: Batch, *args: Any, **kwargs: Any) -> Batch:
+    def validation_step(self, batch: ImageBatch, *args: Any, **kwargs: Any) -> ImageBatch:
         """Score a batch."""
         del args, kwargs
         return self._score(batch)
 
-    def test_step(self, batch: Batch, *args: Any, **kwargs: Any) -> Batch:
+    def test_step(self, batch: ImageBatch, *args: Any, **kwargs: Any) -> ImageBatch:
         """Score a batch."""
         del args, kwargs
         return self._score(batch)
 
-    def predict_step(self, batch: Batch, *args: Any, **kwargs: Any) -> Batch:
+    def predict_step(self, batch: ImageBatch, *args: Any, **kwargs: Any) -> ImageBatch:
         """Score a batch."""
         del args, kwargs
         return self._score(batch)
 
     def on_validation_epoch_end(self) -> None:
         """Calibrate from the references if they, not the validation split, are to give the threshold."""
-        if getattr(self.post_processor, "calibration", None) == "references":
-            self._calibrate()
+        post_processor = self.post_processor
+        if isinstance(post_processor, InContextPostProcessor) and post_processor.calibration == "references":
+            self._calibrate(post_processor)
 
-    def _score(self, batch: Batch) -> Batch:
+    def _score(self, batch: ImageBatch) -> ImageBatch:
         for path in batch.image_path or []:
             require_eight_bits(path)
         class_names = getattr(batch, "category", None) if len(self.model.references.class_names) > 1 else None
-        self.explanation = self.model.explain(batch.image, class_names)
+        self.explanation = self.model.explain(torch.as_tensor(batch.image), class_names)
         return batch.update(
             pred_score=self.explanation.score.float(),
             anomaly_map=self.explanation.anomaly_map.float(),
@@ -291,9 +299,9 @@ class InContextMixin:
     def _prepare_calibration(self) -> None:
         """Without statistics from validation data, take them from the references."""
         if isinstance(self.post_processor, InContextPostProcessor) and not self.post_processor.is_calibrated:
-            self._calibrate()
+            self._calibrate(self.post_processor)
 
-    def _calibrate(self) -> None:
+    def _calibrate(self, post_processor: InContextPostProcessor) -> None:
         counts = {name: self.model.references.count(name) for name in self.model.references.class_names}
         if 0 in counts.values():
             logger.warning("Without references there is no calibration: raw scores, threshold 0.5.")
@@ -302,7 +310,7 @@ class InContextMixin:
             logger.warning("Calibrated from mirror images of a single reference: take the threshold with care.")
         with torch.inference_mode(mode=False):
             normals = [self.model.score_normals(name) for name in counts]
-            self.post_processor.calibrate(
+            post_processor.calibrate(
                 torch.cat([n.score for n in normals]), torch.cat([n.anomaly_map for n in normals]),
             )  # fmt: skip
 
@@ -332,7 +340,7 @@ class InContextMixin:
     # ------------------------------------------------------------------------------------------------- checkpoints
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave out the frozen towers and record what the rest belongs to."""
-        super().on_save_checkpoint(checkpoint)  # type: ignore[misc]
+        super().on_save_checkpoint(checkpoint)
         checkpoint["hyper_parameters"].pop("weights", None)  # the heads are in the state dict
         backbone = self.model.backbone
         if backbone.fingerprint == self._built_fingerprint:  # else a published file has brought the towers along
@@ -356,7 +364,7 @@ class InContextMixin:
         Raises:
             ValueError: If the checkpoint was made by another model or with another backbone.
         """
-        super().on_load_checkpoint(checkpoint)  # type: ignore[misc]
+        super().on_load_checkpoint(checkpoint)
         metadata = checkpoint.get(METADATA_KEY, {})
         if metadata.get("model", type(self).__name__) != type(self).__name__:
             msg = f"The checkpoint was made by {metadata['model']}, not by {type(self).__name__}."
@@ -381,24 +389,22 @@ class InContextMixin:
         """
         if not torch.compiler.is_compiling():
             self._prepare_references()
-        return super().forward(batch, *args, **kwargs)  # type: ignore[misc]
+        return super().forward(batch, *args, **kwargs)
 
     def to_torch(self, *args: Any, **kwargs: Any) -> Path:
         """Export to a torch file; see anomalib. References are collected first if there are none."""
         self._prepare_export()
-        return super().to_torch(*args, **kwargs)  # type: ignore[misc]
+        return super().to_torch(*args, **kwargs)
 
     def to_onnx(self, *args: Any, **kwargs: Any) -> Path:
         """Export to ONNX; see anomalib. References are collected first if there are none."""
         self._prepare_export()
-        return super().to_onnx(*args, **kwargs)  # type: ignore[misc]
+        return super().to_onnx(*args, **kwargs)
 
     def _prepare_export(self) -> None:
         self._prepare_references()
         self._prepare_calibration()
         self.explanation = None
-
-
 
 
 def check_masks(datamodule: AnomalibDataModule) -> None:

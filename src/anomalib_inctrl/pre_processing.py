@@ -88,14 +88,13 @@ class ResizeAndCrop(nn.Module):
 
     def _weights(self, length: Tensor, other: Tensor, pixels: int, size: int) -> Tensor:
         """Weights ``(size, pixels)`` of the input pixels in every output pixel along one axis."""
-        options = {"dtype": torch.float64, "device": length.device}
-        target = torch.full((), size, **options)
+        target = torch.full_like(length, size)
         if self.geometry == "crop":  # the longer side keeps the aspect ratio, cut to a whole number
             target = torch.where(length <= other, target, torch.floor(size * length / other))
         offset = torch.round((target - size) / 2)  # torchvision rounds the crop's corner half to even, too
         scale = length / target
-        centre = scale * (torch.arange(size, **options) + offset + 0.5)[:, None]
-        position = torch.arange(pixels, **options)[None]
+        centre = scale * (torch.arange(size, dtype=length.dtype, device=length.device) + offset + 0.5)[:, None]
+        position = torch.arange(pixels, dtype=length.dtype, device=length.device)[None]
         spread = scale.clamp(min=1.0)  # antialiasing: the kernel widens when the image shrinks
         low = torch.floor(centre - 2 * spread + 0.5).clamp(min=0)
         high = torch.minimum(torch.floor(centre + 2 * spread + 0.5), length)

@@ -70,10 +70,7 @@ def class_probability(features: Tensor, prototypes: Tensor, scale: float = 100.0
         tensor([0.5000, 1.0000])
     """
     features = F.normalize(features, dim=-1)
-    if prototypes.ndim == 3:
-        similarity = torch.einsum("bd,bcd->bc", features, prototypes)
-    else:
-        similarity = features @ prototypes.mT
+    similarity = (features.unsqueeze(-2) @ prototypes.mT).squeeze(-2)
     return (scale * similarity).softmax(dim=-1)[..., 1]
 
 

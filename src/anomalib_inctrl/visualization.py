@@ -92,7 +92,7 @@ class InContextVisualizer(ImageVisualizer):
             Image.Image: The picture.
         """
         backbone = pl_module.model.backbone
-        picture = _to_image(backbone.to_pictures(item.image[None].float())[0])
+        picture = _to_image(backbone.to_pictures(torch.as_tensor(item.image)[None].float())[0])
         rows = [self._result_row(item, picture)]
         evidence, top = self._evidence_row(index, pl_module, backbone.grid_size, picture.size)
         if evidence:

@@ -84,7 +84,7 @@ def _measure(clean: np.ndarray, drawn: np.ndarray) -> Damage:
     changed = np.abs(drawn.astype(int) - clean).max(axis=-1) > CHANGE_THRESHOLD
     mask = changed | ndimage.binary_closing(changed, structure=np.ones((3, 3)), iterations=2)
     labels, _ = ndimage.label(mask, structure=np.ones((3, 3)))
-    speck = np.bincount(labels.ravel()) < 5e-4 * mask.size
+    speck = np.bincount(labels.ravel()) < 1e-3 * mask.size
     mask &= ~speck[labels]
     return Damage(np.where(mask[..., None], drawn, clean), mask, clean)
 
@@ -106,8 +106,8 @@ def draw_crack(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     for _ in range(generator.integers(1, 3)):
         fork = heading + generator.choice([-1, 1]) * generator.uniform(0.4, 1.0)
         paths.append(_walk(trunk[generator.integers(1, len(trunk) - 1)], fork, 0.2 * side, generator))
-    alpha = _strokes(side, paths, generator.uniform(0.012, 0.018) * side)
-    return _blend(image, _tone(image, generator, 1.8, 2.6), alpha * generator.uniform(0.8, 1.0))
+    alpha = _strokes(side, paths, generator.uniform(0.014, 0.024) * side)
+    return _blend(image, _tone(image, generator, 2.0, 3.0), alpha * generator.uniform(0.8, 1.0))
 
 
 def draw_cutpaste(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -159,8 +159,8 @@ def draw_scratch(image: np.ndarray, generator: np.random.Generator) -> np.ndarra
     bend = middle + along[::-1] * (1, -1) * generator.uniform(-0.6, 0.6)
     t = np.linspace(0, 1, 40)[:, None]
     path = (1 - t) ** 2 * (middle - along) + 2 * t * (1 - t) * bend + t**2 * (middle + along)
-    alpha = _strokes(side, [path], generator.uniform(0.012, 0.022) * side)
-    return _blend(image, _tone(image, generator, 1.5, 2.4), alpha * generator.uniform(0.7, 0.95))
+    alpha = _strokes(side, [path], generator.uniform(0.014, 0.026) * side)
+    return _blend(image, _tone(image, generator, 1.8, 2.8), alpha * generator.uniform(0.7, 0.95))
 
 
 def draw_stain(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:

@@ -235,8 +235,8 @@ class DemoAD(AnomalibDataModule):
         root (Path | str | None): Folder that holds, or will hold, one folder per category. ``None`` stands for
             anomalib's own cache of data sets.
             Defaults to ``"./datasets/DemoAD"``.
-        category (str): One of ``"brick"``, ``"coins"``, ``"grass"``, ``"gravel"``, ``"hubble"``, ``"moon"``,
-            ``"retina"`` and ``"tissue"``.
+        category (str): One of ``"brick"``, ``"coins"``, ``"grass"``, ``"gravel"``, ``"moon"``, ``"retina"`` and
+            ``"tissue"``.
             Defaults to ``"brick"``.
         image_size (int): Side of the written images in pixels, at least 64.
             Defaults to ``256``.

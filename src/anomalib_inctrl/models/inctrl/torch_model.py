@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-from torch import Tensor  # noqa: TC002 - the fields of a named tuple
+from torch import Tensor
 
 from anomalib_inctrl.in_context import InContextModel, ResidualAdapter, ScoreHead, image_residual_score
 from anomalib_inctrl.scoring import class_probability, nearest_residuals, to_pixels

@@ -136,17 +136,18 @@ class InCTRLv2Model(InContextModel):
     def score(self, query: ImageFeatures, context: Context) -> InCTRLv2Explanation:
         """Score images and patches against references and text."""
         patch_residuals = patch_score = image_score = None
-        text_score = class_probability(query.pooled, context.prototypes)  # s_q
+        text_score = score = class_probability(query.pooled, context.prototypes)  # s_q
         if context.has_references:
             patch_residuals = nearest_residuals(query.patches, context.patches)  # M_x
             patch_score = patch_residuals.amax(dim=1)  # s_p
             if "image" in self.branches:
                 image_score = image_residual_score(query.pooled, context.pooled, self.adapter, self.image_head)  # s_I
+                score = (image_score + text_score) / 2
+            score = (1 - self.alpha) * score + self.alpha * patch_score  # s
         abnormality = self._abnormality("discriminative", query, context)  # S_a
         one_class_abnormality = self._abnormality("one_class", query, context)  # S^_a
         discriminative_map = mean_of(patch_residuals, abnormality)  # M_p
         one_class_map = mean_of(patch_residuals, one_class_abnormality)  # M_n
-        global_score = mean_of(image_score, text_score)
         return InCTRLv2Explanation(
             patch_residuals=patch_residuals,
             patch_score=patch_score,
@@ -157,7 +158,7 @@ class InCTRLv2Model(InContextModel):
             discriminative_map=discriminative_map,
             one_class_abnormality=one_class_abnormality,
             one_class_map=one_class_map,
-            score=global_score if patch_score is None else (1 - self.alpha) * global_score + self.alpha * patch_score,
+            score=score,
             anomaly_map=self._pixel_map(discriminative_map, one_class_map, text_score),
         )
 
@@ -170,17 +171,15 @@ class InCTRLv2Model(InContextModel):
     def _pixel_map(self, discriminative_map: Tensor | None, one_class_map: Tensor | None, text_score: Tensor) -> Tensor:
         """Mix the branches' maps in pixels, M'; one that is not in use leaves the other alone."""
         size = self.backbone.image_size
-        if discriminative_map is None and one_class_map is None:
-            return text_score[:, None, None, None].expand(-1, 1, *size)
-        only_one = len(self.branches & {"discriminative", "one_class"}) == 1
-        beta = float("one_class" in self.branches) if only_one else self.beta
-        if discriminative_map is None or beta == 1:
-            mixed = one_class_map
-        elif one_class_map is None or beta == 0:
-            mixed = discriminative_map
+        in_use = self.branches & {"discriminative", "one_class"}
+        beta = float("one_class" in in_use) if len(in_use) == 1 else self.beta
+        if discriminative_map is None or one_class_map is None:
+            mixed = one_class_map if discriminative_map is None else discriminative_map
         else:
-            # Upsampling is linear, so mixing the patch maps first equals mixing the pixel maps.
+            # Upsampling is linear, so mixing the patch maps equals mixing the pixel maps.
             mixed = (1 - beta) * discriminative_map + beta * one_class_map
+        if mixed is None:
+            return text_score[:, None, None, None].expand(-1, 1, *size)
         return to_pixels(mixed, self.backbone.grid_size, size)
 
 
