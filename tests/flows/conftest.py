@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pytest
+import torch
 from anomalib.data import MVTecAD
 from anomalib.engine import Engine
 from anomalib_inctrl import InCTRL, InCTRLv2
@@ -16,7 +16,8 @@ from PIL import Image
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-os.environ.setdefault("TQDM_DISABLE", "1")
+# The models are so small that threads cost more than they bring; on a busy machine ten times as much.
+torch.set_num_threads(1)
 
 MODELS = {"InCTRL": InCTRL, "InCTRLv2": InCTRLv2}
 SIZE = (96, 128)  # height and width of the drawn images
@@ -42,16 +43,23 @@ def write(path: Path, pixels: np.ndarray) -> Path:
     return path
 
 
-def with_square(pixels: np.ndarray, top: int, left: int, side: int) -> tuple[np.ndarray, np.ndarray]:
+def with_square(
+    pixels: np.ndarray, top: int, left: int, side: int, bright: int = 250
+) -> tuple[np.ndarray, np.ndarray]:
     """The image with a bright square, and the square's mask."""
     damaged, mask = pixels.copy(), np.zeros(pixels.shape[:2], dtype=np.uint8)
-    damaged[top : top + side, left : left + side] = 250
+    damaged[top : top + side, left : left + side] = bright
     mask[top : top + side, left : left + side] = 255
     return damaged, mask
 
 
 def write_category(
-    folder: Path, seed: int = 0, size: tuple[int, int] = SIZE, tone: float = 90.0, side: int = 28
+    folder: Path,
+    seed: int = 0,
+    size: tuple[int, int] = SIZE,
+    tone: float = 90.0,
+    side: int = 28,
+    bright: int = 250,
 ) -> Path:
     """A category in MVTec's layout: 6 normal images to train, 4 normal and 4 damaged ones, with masks, to test."""
     for i in range(6):
@@ -59,7 +67,7 @@ def write_category(
     for i in range(4):
         write(folder / f"test/good/{i:03}.png", texture(seed + 100 + i, size, tone))
         top, left = size[0] // 2 - 24 + 6 * i, size[1] // 2 - 30 + 8 * i
-        damaged, mask = with_square(texture(seed + 200 + i, size, tone), top, left, side)
+        damaged, mask = with_square(texture(seed + 200 + i, size, tone), top, left, side, bright)
         write(folder / f"test/square/{i:03}.png", damaged)
         write(folder / f"ground_truth/square/{i:03}_mask.png", mask)
     return folder

@@ -79,10 +79,10 @@ def add_defect(crop: np.ndarray, kind: str, generator: np.random.Generator, size
 def _measure(clean: np.ndarray, drawn: np.ndarray) -> Damage:
     """Find where the drawing changed the image, and undo what changed too little to be seen.
 
-    Pinholes of a pixel or two, where the drawing happens to match the photograph, are closed; specks are dropped.
+    Pinholes of up to two pixels, where the drawing happens to match the photograph, are closed; specks are dropped.
     """
     changed = np.abs(drawn.astype(int) - clean).max(axis=-1) > CHANGE_THRESHOLD
-    mask = changed | ndimage.binary_closing(changed, structure=np.ones((3, 3)), iterations=2)
+    mask = changed | ndimage.binary_closing(changed, structure=np.ones((3, 3)))
     labels, _ = ndimage.label(mask, structure=np.ones((3, 3)))
     speck = np.bincount(labels.ravel()) < 1e-3 * mask.size
     mask &= ~speck[labels]

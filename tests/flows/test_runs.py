@@ -1,0 +1,139 @@
+"""Every flow of the engine: what it reports, and that all of them report the same."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from anomalib.engine import Engine
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+
+IMAGE_METRICS = {"image_AUROC", "image_AUPR", "image_F1Max"}
+PIXEL_METRICS = {"pixel_AUROC", "pixel_AUPRO", "pixel_AUPR", "pixel_F1Max"}
+
+
+def test_train_reports_every_metric(trained):
+    assert trained.metrics.keys() == IMAGE_METRICS | PIXEL_METRICS
+    assert trained.metrics["image_AUROC"] == pytest.approx(1.0)
+    assert trained.metrics["pixel_AUROC"] > 0.95
+    assert trained.metrics["pixel_AUPRO"] > 0.9
+
+
+def test_fit_then_test_reports_what_train_does(trained, name, root, kit, engine):
+    model = kit.build(name)
+    engine.fit(model=model, datamodule=kit.data(root))
+    assert engine.test(model=model, datamodule=kit.data(root))[0] == trained.metrics
+
+
+def test_test_without_a_checkpoint_reports_what_train_does(trained, name, root, kit, engine):
+    assert engine.test(model=kit.build(name), datamodule=kit.data(root))[0] == trained.metrics
+
+
+def test_validate_collects_references_and_statistics(name, root, kit, engine):
+    model = kit.build(name)
+    engine.validate(model=model, datamodule=kit.data(root))
+    assert model.model.references.count() == 2
+    assert model.post_processor.is_calibrated
+    assert model.learning_type.value == "few_shot"
+
+
+def test_no_gradient_step_is_taken(trained, name, kit):
+    fresh = kit.build(name).state_dict()
+    for key, value in trained.model.state_dict().items():
+        if key.startswith("model.") and not key.startswith("model.references."):
+            assert torch.equal(value, fresh[key]), key
+
+
+def test_results_dir_survives_test_before_fit(name, root, kit, tmp_path):
+    """The folder a first test makes must not be in the way of a later fit."""
+    for run in ("test", "fit", "test"):
+        engine = Engine(default_root_dir=tmp_path, **kit.quiet)
+        getattr(engine, run)(model=kit.build(name), datamodule=kit.data(root))
+    category = tmp_path / name / "MVTecAD" / "bolt"
+    assert (category / "latest").is_symlink()
+    assert (category / "latest" / "weights/lightning/model.ckpt").is_file()
+
+
+def test_predict_from_a_data_module(trained, name, root, kit, engine):
+    found = kit.predictions(engine.predict(model=kit.build(name), datamodule=kit.data(root)))
+    normal = [s for n, s in found.scores.items() if n.startswith("good")]
+    damaged = [s for n, s in found.scores.items() if n.startswith("square")]
+    assert (len(normal), len(damaged)) == (4, 4)
+    assert max(normal) < min(damaged)
+    assert not any(found.labels[n] for n in found.labels if n.startswith("good"))
+    assert all(0 <= m.min() and m.max() <= 1 and m.shape == (128, 128) for m in found.maps.values())
+
+
+def test_predict_on_a_folder_with_a_folder_of_references(name, root, normals, kit, engine):
+    """No data module, no checkpoint, no labels: what users have."""
+    model = kit.build(name, few_shot_source=normals)
+    found = kit.predictions(engine.predict(model=model, data_path=root / "bolt/test"))
+    assert len(found.scores) == 8
+    for path, score in found.scores.items():
+        assert found.labels[path] == path.startswith("square"), (path, score)
+        top = np.unravel_index(found.maps[path].argmax(), (128, 128))
+        if path.startswith("square"):
+            mask = Image.open(root / "bolt/ground_truth" / path.replace(".png", "_mask.png"))
+            assert np.asarray(mask.resize((170, 128)).crop((21, 0, 149, 128)))[top] > 0
+
+
+def test_predict_on_one_image(name, root, normals, kit, engine):
+    model = kit.build(name, few_shot_source=normals)
+    found = kit.predictions(engine.predict(model=model, data_path=root / "bolt/test/square/000.png"))
+    assert found.labels == {"square/000.png": True}
+
+
+def test_predict_from_a_checkpoint_equals_predict_from_the_data_module(trained, name, root, kit, engine):
+    expected = kit.predictions(
+        Engine(default_root_dir=engine.trainer.default_root_dir if False else trained.folder / "again", **kit.quiet)
+        .predict(model=kit.build(name), datamodule=kit.data(root))
+    )  # fmt: skip
+    found = kit.predictions(
+        engine.predict(model=kit.build(name), data_path=root / "bolt/test", ckpt_path=trained.checkpoint)
+    )
+    assert found.labels == expected.labels
+    for path, score in expected.scores.items():
+        assert found.scores[path] == pytest.approx(score, abs=1e-5)
+        torch.testing.assert_close(found.maps[path], expected.maps[path], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("calibration", ["validation", "references"])
+def test_metrics_are_those_of_the_raw_scores(name, kit, calibration, tmp_path):
+    """Normalising the scores, whatever the threshold, takes nothing from the metrics."""
+    hard = kit.write_category(tmp_path / "MVTecAD" / "faint", seed=7, side=14, bright=104)
+    model = kit.build(name, calibration=calibration)
+    reported = kit.train(model, kit.data(hard.parent, "faint"), tmp_path / "results").metrics
+    scores, labels, maps, masks = [], [], [], []
+    for path in sorted(hard.glob("test/*/*.png")):
+        image = torch.from_numpy(np.asarray(Image.open(path))).permute(2, 0, 1).float() / 255
+        with torch.no_grad():
+            prediction = model.model(model.pre_processor.transform(image)[None])
+        scores.append(prediction.pred_score.item())
+        labels.append(path.parent.name != "good")
+        mask_path = hard / "ground_truth" / path.parent.name / f"{path.stem}_mask.png"
+        mask = np.asarray(Image.open(mask_path)) > 0 if labels[-1] else np.zeros((96, 128), dtype=bool)
+        resized = model.pre_processor.transform.transforms[0](torch.from_numpy(mask)[None].float())
+        del resized
+        maps.append(prediction.anomaly_map.squeeze().numpy())
+        masks.append(mask)
+    assert 0.2 < roc_auc_score(labels, scores) < 1  # else the test would show nothing
+    assert reported["image_AUROC"] == pytest.approx(roc_auc_score(labels, scores), abs=1e-6)
+
+
+def test_unmasked_data_reports_image_metrics_only(name, root, kit, engine, tmp_path):
+    from anomalib.data import Folder
+
+    folder = tmp_path / "parts"
+    shutil.copytree(root / "bolt/train/good", folder / "fine")
+    shutil.copytree(root / "bolt/test/square", folder / "bad")
+    datamodule = Folder(
+        name="parts", root=folder, normal_dir="fine", abnormal_dir="bad", num_workers=0, normal_split_ratio=0.4, seed=0
+    )
+    metrics = engine.train(model=kit.build(name), datamodule=datamodule)[0]
+    assert metrics.keys() == IMAGE_METRICS
+    assert metrics["image_AUROC"] > 0.9
+    assert list(Path(engine.trainer.default_root_dir).rglob("*.ckpt"))
