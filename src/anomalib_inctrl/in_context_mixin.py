@@ -389,8 +389,8 @@ class InContextMixin(_Host):
             raise ValueError(msg)
         if metadata.get("options", self.model.options) != self.model.options:
             msg = (
-                f"The checkpoint was made with {metadata['options']}, this model has {self.model.options}; its threshold "
-                "would not fit. Set the same options, or make a new checkpoint."
+                f"The checkpoint was made with {metadata['options']}, this model has {self.model.options}: the "
+                "threshold would not fit. Set the same options, or make a new checkpoint."
             )
             raise ValueError(msg)
         state = checkpoint["state_dict"]
