@@ -26,7 +26,7 @@ from anomalib_inctrl.pre_processing import ClipPreProcessor
 from anomalib_inctrl.reference_images import read_references
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
 PER_IMAGE = 2 * (3 * 256 * 192 + 128)  # bytes: blocks, patches and width of the embedded backbone, and its embedding
 Usage = namedtuple("Usage", "total used free")
@@ -75,15 +75,6 @@ def records(cache: FeatureCache) -> dict[str, bytes]:
 
 def leftovers(cache: FeatureCache) -> list[Path]:
     return list(cache.folder.rglob("*.tmp"))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """The backbone is so small that threads cost more than they bring; on a busy machine ten times as much."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -18,9 +18,6 @@ from anomalib_inctrl.clip import ClipBackbone
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-# The models are so small that threads cost more than they bring; on a busy machine ten times as much.
-torch.set_num_threads(1)
-
 MODELS = {"InCTRL": InCTRL, "InCTRLv2": InCTRLv2}
 SIZE = (96, 128)  # height and width of the drawn images
 QUIET = {
