@@ -46,6 +46,7 @@ def load_weights(model: InContextModel, source: str | Path) -> None:
     state, metadata = _read(Path(source))
     if _is_published(state):
         _load_published_towers(model.backbone, state, source)
+        model.forget_references()  # those at hand were seen through other towers
         state, branches = _convert_published(state), {"image", "holistic"}
     else:
         check_backbone(model.backbone, metadata.get("backbone", {}), source)

@@ -283,7 +283,7 @@ def create_clip(name: str, pretrained: str | Path | None) -> Any:
         pretrained = None
     source = None if pretrained is None else _check_pretrained(name, str(pretrained))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_SEED)
+        torch.default_generator.manual_seed(_SEED)  # torch.manual_seed would reseed every GPU as well
         try:
             return open_clip.create_model(name, pretrained=source)
         except Exception as error:

@@ -188,6 +188,11 @@ class InContextModel(nn.Module):
         with torch.inference_mode(mode=False), torch.no_grad():
             self.references.extend(class_name, *reference)
 
+    def forget_references(self) -> None:
+        """Forget references and text prototypes, as other towers demand."""
+        self._text_prototypes.clear()
+        self.references.clear()
+
     def _encode_references(self, images: Tensor, class_name: str) -> tuple[ImageFeatures, Tensor, Tensor]:
         if not torch.isfinite(images).all():
             msg = "Reference images hold NaN or infinite values."
@@ -226,6 +231,9 @@ class InContextModel(nn.Module):
         if class_names is None:
             context = self.references.context()
             return self.score(self.backbone.encode_image(images), context)
+        if len(class_names) != images.shape[0]:
+            msg = f"class_names must name the class of each image: got {len(class_names)} for {images.shape[0]} images."
+            raise ValueError(msg)
         contexts = {name: self.references.context(name) for name in class_names}
         query = self.backbone.encode_image(images)
         rows = {name: [i for i, n in enumerate(class_names) if n == name] for name in contexts}
@@ -278,5 +286,6 @@ class InContextModel(nn.Module):
 
 def merge(parts: Sequence[Any], order: Tensor | None = None) -> Any:
     """Join explanations along the batch, then put the rows into an order."""
-    joined = (None if columns[0] is None else torch.cat(columns) for columns in zip(*parts, strict=True))
+    columns = zip(*parts, strict=True)  # of a class without references some are None, which leaves them out for all
+    joined = (None if any(part is None for part in column) else torch.cat(column) for column in columns)
     return type(parts[0])(*(c if c is None or order is None else c[order] for c in joined))

@@ -21,8 +21,8 @@ class InContextPostProcessor(PostProcessor):
     """anomalib's post-processor without loss of ranking, and with thresholds that need no defects.
 
     Normalised scores put the threshold at 0.5 like anomalib's. Where those are clamped to 0 and 1, so that metrics
-    computed on them lose every difference beyond, the models' raw range [0, 1] is kept in flatter ends: the raw scores
-    0 and 1 stay 0 and 1, and the order of all scores is kept.
+    computed on them lose every difference beyond, the models' raw range [0, 1] is kept in flatter ends, and with it the
+    order of all scores.
 
     Args:
         calibration (str): ``"validation"`` takes threshold and range from the validation split, with the F1-best
@@ -110,8 +110,10 @@ class InContextPostProcessor(PostProcessor):
         low = (threshold - _LINEAR * value_range).clamp(min=0)
         high = (threshold + _LINEAR * value_range).clamp(max=1)
         middle = 0.5 + (torch.minimum(torch.maximum(preds, low), high) - threshold) / value_range
-        below = (preds - low).clamp(max=0) * ((0.5 - _LINEAR) / low.clamp(min=1e-6))
-        above = (preds - high).clamp(min=0) * ((0.5 - _LINEAR) / (1 - high).clamp(min=1e-6))
+        # What is left below and above the linear part, as rounding has it: 0.05, but not exactly for a tiny range.
+        bottom, top = (0.5 + (end - threshold) / value_range for end in (low, high))
+        below = (preds - low).clamp(max=0) * (bottom / low.clamp(min=1e-6))
+        above = (preds - high).clamp(min=0) * ((1 - top) / (1 - high).clamp(min=1e-6))
         return torch.where(torch.isnan(value_range), preds, (middle + below + above).clamp(0, 1))
 
 

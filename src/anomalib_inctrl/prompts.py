@@ -43,6 +43,9 @@ def spell_class_name(class_name: str) -> str:
     Raises:
         ValueError: If nothing is left to speak of.
     """
+    if "\n" in class_name:
+        msg = f"class_name must be a single line, got {class_name!r}."
+        raise ValueError(msg)
     spelled = class_name.replace("_", " ").strip()
     if not spelled:
         msg = f"class_name must name an object, got {class_name!r}; leave it out to say 'object'."

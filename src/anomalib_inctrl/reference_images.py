@@ -109,7 +109,7 @@ def require_eight_bits(path: str | Path) -> None:
     try:
         with Image.open(path) as image:
             mode = image.mode
-    except OSError as error:
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         msg = f"{path} can't be read as an image: {error}. Repair or remove it."
         raise ValueError(msg) from error
     if mode.startswith(_WIDE_MODES):
@@ -124,7 +124,7 @@ def _read(path: str | Path) -> Tensor:
     require_eight_bits(path)
     try:
         return torch.as_tensor(read_image(path, as_tensor=True))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SyntaxError) as error:  # Pillow raises SyntaxError for broken PNG chunks
         msg = f"{path} can't be read as an image: {error}. Repair or remove it."
         raise ValueError(msg) from error
 

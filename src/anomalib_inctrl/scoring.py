@@ -34,7 +34,8 @@ def nearest_residuals(query: Tensor, references: Tensor) -> Tensor:
         tensor([[0.0000, 0.5000]])
     """
     batch, blocks, patches, width = query.shape
-    if references.shape[-3] != blocks or references.shape[-1] != width or references.shape[-2] == 0:
+    repeated = references.ndim == 4 and references.shape[0] != batch
+    if repeated or references.shape[-3] != blocks or references.shape[-1] != width or references.shape[-2] == 0:
         msg = (
             f"Query patches {tuple(query.shape)} and reference patches {tuple(references.shape)} do not fit: expected "
             f"references of shape (L={blocks}, R>0, W={width}), with a leading B={batch} if every query has its own."

@@ -211,6 +211,15 @@ def test_random_weights_are_the_same_every_time_and_leave_the_generator_alone(re
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 
+def test_random_weights_leave_the_generators_of_gpus_alone(
+    monkeypatch: pytest.MonkeyPatch, register: Callable[..., str]
+):
+    seeded: list[int] = []
+    monkeypatch.setattr("torch.cuda.manual_seed_all", seeded.append)
+    ClipBackbone(register())
+    assert seeded == []
+
+
 def test_the_fingerprint_tells_weights_apart_and_survives_a_copy(register: Callable[..., str]):
     from anomalib_inctrl.clip import fingerprint
 

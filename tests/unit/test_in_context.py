@@ -57,6 +57,21 @@ def test_an_unknown_class_is_refused(model: InContextModel):
         model(images(2), ["cat", "dog"])
 
 
+@pytest.mark.parametrize("names", [["cat"], ["cat", "cat", "cat"]], ids=["too few", "too many"])
+def test_every_image_takes_a_class_name(model: InContextModel, names: list[str]):
+    model.set_references(images(1), "cat")
+    with pytest.raises(ValueError, match=rf"class_names .* {len(names)} .* 2 images"):
+        model(images(2), names)
+
+
+def test_a_refused_class_name_changes_nothing(model: InContextModel):
+    model.set_references(images(1), "cat")
+    with pytest.raises(ValueError, match="class_name must"):
+        model.add_references(images(1), "metal\nnut")
+    assert model.references.class_names == ["cat"]
+    assert model.references.prototypes.shape[0] == 1
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_references_that_are_not_finite_are_refused_and_change_nothing(model: InContextModel, value: float):
     model.set_references(images(2), "cat")
@@ -100,9 +115,7 @@ def test_the_adapter_has_no_skip_connection_and_ends_in_a_relu():
     adapter = ResidualAdapter(4, reduction=2)
     adapter.down.weight.data = torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.0, -1.0, 0.0, 0.0]])
     adapter.up.weight.data = torch.tensor([[2.0, 0.0], [0.0, 3.0], [-1.0, 0.0], [1.0, 1.0]])
-    torch.testing.assert_close(
-        adapter(torch.tensor([[5.0, -1.0, 9.0, 9.0]])), torch.tensor([[10.0, 3.0, 0.0, 6.0]])
-    )
+    torch.testing.assert_close(adapter(torch.tensor([[5.0, -1.0, 9.0, 9.0]])), torch.tensor([[10.0, 3.0, 0.0, 6.0]]))
     assert not any("bias" in name for name, _ in adapter.named_parameters())
 
 

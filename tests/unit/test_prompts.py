@@ -64,7 +64,9 @@ def test_natural_objects_take_one_pair(name: str):
 
 
 def test_the_natural_objects_are_those_of_the_published_code():
-    assert set("airplane automobile bird cat deer dog frog horse ship truck animal".split()) == NATURAL_OBJECTS
+    assert {
+        "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck", "animal",
+    } == NATURAL_OBJECTS  # fmt: skip
 
 
 def test_a_name_that_only_contains_a_natural_object_takes_the_ensemble():
@@ -75,6 +77,11 @@ def test_a_name_that_only_contains_a_natural_object_takes_the_ensemble():
 def test_an_empty_name_is_refused(name: str):
     with pytest.raises(ValueError, match=r"class_name must name an object, got '.*'; leave it out to say 'object'"):
         prompt_ensemble(name)
+
+
+def test_a_name_of_several_lines_is_refused():
+    with pytest.raises(ValueError, match=r"class_name must .*line, got 'metal\\nnut'"):
+        prompt_ensemble("metal\nnut")
 
 
 def test_underscores_are_spoken_as_spaces():

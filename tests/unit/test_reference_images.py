@@ -127,6 +127,13 @@ def test_a_corrupt_image_is_named(tmp_path: Path, suffix: str):
             from_source(tmp_path, 1, 0, keep)
 
 
+def test_an_image_too_large_for_pillow_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    save(tmp_path / "huge.png", 0, size=(50, 50))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(ValueError, match=r"huge\.png can't be read as an image.*exceeds limit"):
+        from_source(tmp_path, 1, 0, keep)
+
+
 @pytest.mark.parametrize(("dtype", "suffix", "mode"), [("uint16", "png", "I;16"), ("float32", "tiff", "F")])
 def test_wide_images_are_refused(tmp_path: Path, dtype: str, suffix: str, mode: str):
     path = tmp_path / f"wide.{suffix}"

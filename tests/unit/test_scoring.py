@@ -26,7 +26,7 @@ def test_the_nearest_of_several_references_counts():
 
 def test_blocks_are_compared_apart_and_averaged():
     query = torch.tensor([[[1.0, 0.0]], [[1.0, 0.0]]])[None]  # (1, L=2, N=1, W=2)
-    references = torch.stack([unit((1.0, 0.0)), unit((-1.0, 0.0))])  # the same in the first block, opposite in the other
+    references = torch.stack([unit((1.0, 0.0)), unit((-1.0, 0.0))])  # the same in one block, opposite in the other
     torch.testing.assert_close(nearest_residuals(query, references), torch.tensor([[0.5]]))
 
 
@@ -50,6 +50,11 @@ def test_references_that_do_not_fit_are_named_with_both_shapes(shape: tuple[int,
     query = torch.randn(1, 2, 5, 4)
     with pytest.raises(ValueError, match=r"\(1, 2, 5, 4\).*" + str(shape).replace("(", r"\(").replace(")", r"\)")):
         nearest_residuals(query, torch.zeros(shape))
+
+
+def test_references_of_another_number_of_queries_are_refused_instead_of_repeated():
+    with pytest.raises(ValueError, match=r"\(1, 2, 5, 4\).*\(3, 2, 7, 4\)"):
+        nearest_residuals(torch.randn(1, 2, 5, 4), torch.randn(3, 2, 7, 4))
 
 
 def test_residuals_never_leave_the_unit_interval():

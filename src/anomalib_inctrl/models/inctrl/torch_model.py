@@ -47,8 +47,9 @@ class InCTRLModel(InContextModel):
 
     Args:
         backbone (ClipBackbone): Frozen towers.
-        branches (Iterable[str]): ``"image"`` (psi and eta) and ``"holistic"`` (phi); both for the full formula, none
-            for the training-free one.
+        branches (Iterable[str]): ``"image"`` (psi and eta) and ``"holistic"`` (phi, which needs the former); both for
+            the full formula, none for the training-free one. The image branch alone, as an InCTRLv2 checkpoint has it,
+            takes phi's place together with the text, ``(s_i + s_a) / 2``.
         alpha (float): Weight of the patch score, 0 to 1. The full formula is
             ``(1 - alpha) * phi + alpha * s_p``, at 0.5 the published code; training-free text takes phi's place.
     """
@@ -73,11 +74,13 @@ class InCTRLModel(InContextModel):
         patch_residuals = context.patch_residuals(query.patches)  # M_x
         patch_score = patch_residuals.amax(dim=1)  # s_p
         image_score = holistic_score = None
-        if self.branches:
+        global_score = text_score
+        if "image" in self.branches:
             image_score = image_residual_score(query.pooled, context.pooled, self.adapter, self.image_head)  # s_i
-            holistic_map = patch_residuals + (image_score + text_score)[:, None]  # M_x^+
-            holistic_score = self.holistic_head(holistic_map)  # phi(M_x^+)
-        global_score = text_score if holistic_score is None else holistic_score
+            global_score = (image_score + text_score) / 2
+            if "holistic" in self.branches:
+                holistic_map = patch_residuals + (image_score + text_score)[:, None]  # M_x^+
+                global_score = holistic_score = self.holistic_head(holistic_map)  # phi(M_x^+)
         return InCTRLExplanation(
             patch_residuals=patch_residuals,
             patch_score=patch_score,
