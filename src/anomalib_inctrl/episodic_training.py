@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from anomalib.data import AnomalibDataModule
     from anomalib.models.components import AnomalibModule
 
-    from anomalib_inctrl.in_context import Explanation, InContextModel
+    from anomalib_inctrl.in_context import InContextModel
 
     _Host = AnomalibModule
 else:
@@ -42,6 +42,8 @@ class EpisodicTrainingMixin(_Host):
     """
 
     model: InContextModel
+    phase: str
+    _trained_branches: list[str]
     USES_NORMAL_STREAM = False
 
     def _set_training_options(
@@ -52,7 +54,7 @@ class EpisodicTrainingMixin(_Host):
         self._cache_root = feature_cache
         self._pairs: PairResiduals | None = None
         self.training_record: dict[str, Any] | None = None
-        self._validated: dict[str, list[EpisodeBatch]] = defaultdict(list)
+        self._validated: dict[str, list[ImageBatch]] = defaultdict(list)
 
     def loss_terms(self, batch: EpisodeBatch) -> dict[str, Tensor]:
         """Score a batch of episodes and name what is lost on it."""
@@ -68,7 +70,7 @@ class EpisodicTrainingMixin(_Host):
             )
             raise ValueError(msg)
         self._check_training_data(datamodule)
-        transform = self.pre_processor.transform
+        transform: Any = getattr(self.pre_processor, "transform", None)
         cache = None
         if self._cache_root is not None:
             cache = FeatureCache(self._cache_root, self.model.backbone, transform, transform_to_spec(transform))
@@ -84,9 +86,9 @@ class EpisodicTrainingMixin(_Host):
 
     def _fill_cache(self) -> None:
         """Encode what the cache lacks, once per node; other processes of the node wait."""
-        datamodule = self.trainer.datamodule
-        cache = datamodule.cache
-        if cache is None:
+        datamodule = getattr(self.trainer, "datamodule", None)
+        cache = getattr(datamodule, "cache", None)
+        if datamodule is None or cache is None:
             return
         if self.trainer.local_rank == 0:
             cache.fill(datamodule.image_paths, device=self.device)
@@ -104,7 +106,7 @@ class EpisodicTrainingMixin(_Host):
         del batch_idx
         terms = self.loss_terms(batch)
         loss = torch.stack(list(terms.values())).sum()
-        options = {"batch_size": len(batch), "sync_dist": True}
+        options: dict[str, Any] = {"batch_size": len(batch), "sync_dist": True}
         self.log("loss", loss, prog_bar=True, **options)
         self.log_dict({f"loss/{name}": term for name, term in terms.items()}, **options)
         return loss
@@ -115,7 +117,7 @@ class EpisodicTrainingMixin(_Host):
         return torch.optim.Adam(parameters, lr=self.learning_rate)
 
     # ------------------------------------------------------------------------------------------------------ scores
-    def explain_episodes(self, batch: EpisodeBatch) -> Explanation:
+    def explain_episodes(self, batch: EpisodeBatch) -> Any:
         """Score a batch in which every query has references of its own."""
         return self.model.score(*self._encode(batch))
 
@@ -133,6 +135,9 @@ class EpisodicTrainingMixin(_Host):
     def _encode_cached(self, batch: EpisodeBatch, prototypes: Tensor) -> tuple[ImageFeatures, Context]:
         if self._pairs is None:
             self._fill_cache()
+        if self._pairs is None:
+            msg = "Batches of cached features come from a data module with a cache."
+            raise RuntimeError(msg)
         residuals = self._pairs(batch.image_path, batch.reference_paths)
         query = ImageFeatures(batch.patches.float(), batch.pooled.float())
         return query, Context(None, batch.reference_pooled.float(), prototypes, residuals)
@@ -172,7 +177,7 @@ class EpisodicTrainingMixin(_Host):
 
     @staticmethod
     def _category_metrics(batches: list[ImageBatch]) -> list[Any]:
-        metrics = [AUROC(fields=["pred_score", "gt_label"], prefix="image_")]
-        if any(bool(batch.gt_mask.any()) for batch in batches):
+        metrics: list[Any] = [AUROC(fields=["pred_score", "gt_label"], prefix="image_")]
+        if any(bool(torch.as_tensor(batch.gt_mask).any()) for batch in batches):
             metrics.append(AUPRO(fields=["anomaly_map", "gt_mask"], prefix="pixel_"))
         return metrics

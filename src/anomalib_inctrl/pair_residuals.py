@@ -48,10 +48,9 @@ class PairResiduals:
             missing = [path for path in paths if (query, path) not in self._distances]
             if missing:
                 self._compare(query, missing)
-        pairs = [
-            self._distances[query, path] for query, paths in zip(queries, references, strict=True) for path in paths
-        ]
-        distances = torch.stack(pairs).to(self.device).float().unflatten(0, (len(queries), -1))  # (B, K, L, N)
+        pairs = [(query, path) for query, paths in zip(queries, references, strict=True) for path in paths]
+        distances = torch.stack([self._distances[pair] for pair in pairs]).to(self.device).float()
+        distances = distances.unflatten(0, (len(queries), -1))  # (B, K, L, N)
         return 0.5 * distances.amin(dim=1).mean(dim=1)
 
     def _compare(self, query: str, references: Sequence[str]) -> None:

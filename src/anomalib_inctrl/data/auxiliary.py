@@ -23,12 +23,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_LICENCES = {
-    "MVTecAD": "CC BY-NC-SA 4.0",
-    "MVTecAD2": "CC BY-NC-SA 4.0",
-    "Visa": "CC BY 4.0",
-    "BTech": "CC BY-NC-SA 4.0",
-}
+_LICENCES = {"MVTecAD": "CC BY-NC-SA 4.0", "MVTecAD2": "CC BY-NC-SA 4.0", "Visa": "CC BY 4.0"}
 _VALIDATION_EPOCH = 2**31  # seeds the draws of validation apart from those of any training epoch
 
 
@@ -79,8 +74,8 @@ class AuxiliaryData(AnomalibDataModule):
         self.max_references = max_references
         self.validation_share, self.validation_categories = validation_share, validation_categories
         self.normal_stream = False
-        self.transform: Callable[..., Any] | None = None
-        self.cache: FeatureCache | None = None
+        self.transform: Any = None
+        self.cache: Any = None
         self.size: tuple[int, int] = (0, 0)
         self.category = ""
         names = [_category_of(part) for part in self.parts]
@@ -290,7 +285,7 @@ class EpisodeDataset(Dataset):
             has_masks=all(query.mask_path is not None for query in queries if query.anomalous),
         )
 
-    def _read(self, queries: Sequence[LabelledImage], references: Sequence[Sequence[str]]) -> dict[str, Tensor | None]:
+    def _read(self, queries: Sequence[LabelledImage], references: Sequence[Sequence[str]]) -> dict[str, Any]:
         transform = self.source.transform
         images = torch.stack([transform(read_image(query.path, as_tensor=True)) for query in queries])
         shown = [[transform(read_image(path, as_tensor=True)) for path in paths] for paths in references]
@@ -306,7 +301,7 @@ class EpisodeDataset(Dataset):
         self,
         queries: Sequence[LabelledImage],
         references: Sequence[Sequence[str]],
-    ) -> dict[str, Tensor | None]:
+    ) -> dict[str, Any]:
         cache = self.source.cache
         features = cache.read([query.path for query in queries])
         pooled = torch.stack([self._pooled(path) for paths in references for path in paths])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -200,11 +200,11 @@ class EpisodeBatch:
         pred_mask (Tensor | None): Filled in by the post-processor.
     """
 
-    images: Tensor | None
-    reference_images: Tensor | None
-    patches: Tensor | None
-    pooled: Tensor | None
-    reference_pooled: Tensor | None
+    images: Any
+    reference_images: Any
+    patches: Any
+    pooled: Any
+    reference_pooled: Any
     gt_label: Tensor
     gt_mask: Tensor
     category: list[str]
@@ -213,10 +213,10 @@ class EpisodeBatch:
     reference_paths: list[list[str]]
     has_masks: bool
     normal: EpisodeBatch | None = None
-    pred_score: Tensor | None = None
-    anomaly_map: Tensor | None = None
-    pred_label: Tensor | None = None
-    pred_mask: Tensor | None = None
+    pred_score: Any = None
+    anomaly_map: Any = None
+    pred_label: Any = None
+    pred_mask: Any = None
 
     def __len__(self) -> int:
         return int(self.gt_label.shape[0])

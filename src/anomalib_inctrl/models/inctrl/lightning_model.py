@@ -104,6 +104,7 @@ class InCTRL(InContextMixin, AnomalibModule):
             feature_cache=feature_cache,
             double_sigmoid=double_sigmoid,
         )
+        self._trained_branches = list(InCTRLModel.BRANCHES)
         super().__init__(
             pre_processor=pre_processor,
             post_processor=post_processor,
@@ -124,7 +125,3 @@ class InCTRL(InContextMixin, AnomalibModule):
             "score": focal_loss(explanation.score, batch.gt_label, **options),
             "image_score": focal_loss(explanation.image_score, batch.gt_label, **options),
         }
-
-    @property
-    def _trained_branches(self) -> list[str]:
-        return list(self.model.BRANCHES)

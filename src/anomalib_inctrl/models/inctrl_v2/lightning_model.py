@@ -136,6 +136,7 @@ class InCTRLv2(InContextMixin, AnomalibModule):
         self._finish(weights)
 
     USES_NORMAL_STREAM = True
+    model: InCTRLv2Model
 
     def loss_terms(self, batch: EpisodeBatch) -> dict[str, Tensor]:
         """L_I + L_P on the mixed batch and L_OASL on the normal one, term by term."""
