@@ -9,6 +9,8 @@ from anomalib_inctrl.clip import ClipBackbone
 from anomalib_inctrl.models.inctrl.torch_model import InCTRLModel
 from anomalib_inctrl.models.inctrl_v2.torch_model import InCTRLv2Model
 
+torch.set_num_threads(1)  # the models are tiny: threads cost more than they save, above all on a busy machine
+
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:

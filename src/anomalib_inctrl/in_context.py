@@ -115,6 +115,17 @@ def image_residual_score(
     return head(prototype - adapter(query))
 
 
+def require_share(name: str, value: float) -> None:
+    """Refuse a weight outside ``[0, 1]``.
+
+    Raises:
+        ValueError: Naming it.
+    """
+    if not 0 <= value <= 1:
+        msg = f"{name} must be from 0 to 1, got {value}."
+        raise ValueError(msg)
+
+
 class InContextModel(nn.Module):
     """Base of the torch models: references in, scores and maps out.
 
@@ -136,6 +147,11 @@ class InContextModel(nn.Module):
         self._text_prototypes: dict[str, Tensor] = {}
         self.register_buffer("branch_flags", torch.zeros(len(self.BRANCHES), dtype=torch.uint8))
         self.use_branches(branches)
+
+    @property
+    def options(self) -> dict[str, float]:
+        """Numbers of the formula that are set by hand: other ones give other scores."""
+        raise NotImplementedError
 
     @property
     def branches(self) -> frozenset[str]:

@@ -24,6 +24,8 @@ from anomalib_inctrl.reference_images import ReferenceImages, draw, from_source,
 from anomalib_inctrl.visualization import InContextVisualizer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from anomalib.data import AnomalibDataModule, ImageBatch, InferenceBatch
     from anomalib.metrics import Evaluator
     from anomalib.models.components import AnomalibModule
@@ -90,6 +92,7 @@ class InContextMixin(EpisodicTrainingMixin, _Host):
         self._set_training_options(learning_rate, feature_cache, double_sigmoid=double_sigmoid)
         self.reference_record: dict[str, Any] | None = None
         self._restored = False
+        self._without_validation_data = False
 
     def _finish(self, weights: str | Path | None) -> None:
         """Load trained heads into the model that has just been built."""
@@ -204,18 +207,33 @@ class InContextMixin(EpisodicTrainingMixin, _Host):
             self._log_validation()
             return
         post_processor = self.post_processor
-        if isinstance(post_processor, InContextPostProcessor) and post_processor.calibration == "references":
+        if isinstance(post_processor, InContextPostProcessor) and (
+            post_processor.calibration == "references" or self._without_validation_data
+        ):
             self._calibrate(post_processor)
 
     def _score(self, batch: ImageBatch) -> ImageBatch:
         for path in batch.image_path or []:
             require_eight_bits(path)
-        class_names = getattr(batch, "category", None) if len(self.model.references.class_names) > 1 else None
+        class_names = self._class_names_of(batch)
         self.explanation = self.model.explain(torch.as_tensor(batch.image), class_names)
         return batch.update(
             pred_score=self.explanation.score.float(),
             anomaly_map=self.explanation.anomaly_map.float(),
         )
+
+    def _class_names_of(self, batch: ImageBatch) -> Sequence[str] | None:
+        known = self.model.references.class_names
+        if len(known) < 2:
+            return None
+        class_names = getattr(batch, "category", None)
+        if class_names is None:
+            msg = (
+                f"The references are of {len(known)} classes {known}, but the images do not say which is theirs: use a "
+                "data module whose batches have a `category`, or a model for every class."
+            )
+            raise ValueError(msg)
+        return class_names
 
     # -------------------------------------------------------------------------------------------------- references
     def _datamodule(self) -> AnomalibDataModule | None:
@@ -308,7 +326,7 @@ class InContextMixin(EpisodicTrainingMixin, _Host):
         for name, reference in others:
             self.model.add_references(reference.images.to(self.device), name)
         files = {name: reference.names for name, reference in references.items()}
-        self.reference_record = {"origin": self._origin(datamodule), "seed": self.reference_seed, "files": files}
+        self.reference_record = {"origin": self._origin(datamodule) or {}, "seed": self.reference_seed, "files": files}
         self._restored = False
         for name, names in files.items():
             logger.info("References of class %r: %s", name, ", ".join(names) or "none, scoring by text alone")
@@ -351,13 +369,12 @@ class InContextMixin(EpisodicTrainingMixin, _Host):
 
     def _ensure_validation_data(self, datamodule: AnomalibDataModule) -> None:
         """Let a data module without validation data calibrate from the references, not end without a checkpoint."""
-        validation = getattr(datamodule, "val_data", None)
-        if (validation is not None and len(validation)) or not hasattr(datamodule, "train_data"):
-            return
-        logger.warning("%s has no validation data: the threshold comes from the references.", datamodule.name)
-        datamodule.val_data = datamodule.train_data
-        if isinstance(self.post_processor, InContextPostProcessor):
-            self.post_processor.calibration = "references"
+        train, validation = getattr(datamodule, "train_data", None), getattr(datamodule, "val_data", None)
+        there = validation is not None and validation is not train and len(validation) > 0
+        self._without_validation_data = train is not None and not there
+        if train is not None and not there and validation is not train:
+            logger.warning("%s has no validation data: the threshold comes from the references.", datamodule.name)
+            datamodule.val_data = train
 
     # ------------------------------------------------------------------------------------------------- checkpoints
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -377,6 +394,7 @@ class InContextMixin(EpisodicTrainingMixin, _Host):
                 "blocks": list(backbone.blocks),
                 "fingerprint": backbone.fingerprint,
             },
+            "options": self.model.options,
             "references": self.reference_record,
             "training": self.training_record,
         }
@@ -385,12 +403,18 @@ class InContextMixin(EpisodicTrainingMixin, _Host):
         """Put the frozen towers in again, after checking that they are the same.
 
         Raises:
-            ValueError: If the checkpoint was made by another model or with another backbone.
+            ValueError: If the checkpoint was made by another model, with another backbone or with other options.
         """
         super().on_load_checkpoint(checkpoint)
         metadata = checkpoint.get(METADATA_KEY, {})
         if metadata.get("model", type(self).__name__) != type(self).__name__:
             msg = f"The checkpoint was made by {metadata['model']}, not by {type(self).__name__}."
+            raise ValueError(msg)
+        if metadata.get("options", self.model.options) != self.model.options:
+            msg = (
+                f"The checkpoint was made with {metadata['options']}, this model has {self.model.options}: the "
+                "threshold would not fit. Set the same options, or make a new checkpoint."
+            )
             raise ValueError(msg)
         state = checkpoint["state_dict"]
         if not any(key.startswith(_FROZEN) for key in state):
@@ -400,6 +424,10 @@ class InContextMixin(EpisodicTrainingMixin, _Host):
             self.model.backbone.fingerprint = metadata["backbone"]["fingerprint"]
         self.reference_record, self.training_record = metadata.get("references"), metadata.get("training")
         self._restored = True
+        datamodule = self._datamodule()
+        if datamodule is not None:  # it was set up with the constructor's geometry, the checkpoint's counts
+            datamodule._update_augmentations()
+            self._crop_before_collating(datamodule)
 
     # ------------------------------------------------------------------------------------------------------ export
     def forward(self, batch: Tensor, *args: Any, **kwargs: Any) -> InferenceBatch:
@@ -425,7 +453,14 @@ class InContextMixin(EpisodicTrainingMixin, _Host):
         return super().to_onnx(*args, **kwargs)
 
     def _prepare_export(self) -> None:
+        self.eval()  # a model that no run has used yet is in training mode
         self._prepare_references()
+        if len(self.model.references.class_names) > 1:
+            msg = (
+                f"An exported model scores one class, this one has references of {self.model.references.class_names}: "
+                "make a model for each."
+            )
+            raise ValueError(msg)
         self._prepare_calibration()
         self.explanation = None
 

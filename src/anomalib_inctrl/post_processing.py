@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from anomalib.post_processing import PostProcessor
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 Calibration = Literal["validation", "references"]
 
 _STATISTICS = ("_image_threshold", "_pixel_threshold", "image_min", "image_max", "pixel_min", "pixel_max")
+_LITTLE = 1e-5  # of the range of scores
 _LINEAR = 0.45  # distance from the threshold, in normalised scores, up to which normalising is linear
 
 
@@ -43,6 +44,7 @@ class InContextPostProcessor(PostProcessor):
             msg = f"calibration must be 'validation' or 'references', got {calibration!r}."
             raise ValueError(msg)
         self.calibration = calibration
+        self._saw_anomalies = False
 
     @property
     def _checkpoint_config_keys(self) -> tuple[str, ...]:
@@ -82,10 +84,22 @@ class InContextPostProcessor(PostProcessor):
             getattr(self, f"{name}_min").copy_(threshold - half)
             getattr(self, f"{name}_max").copy_(threshold + half)
 
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        """Update the statistics with a batch."""
+        super().on_validation_batch_end(trainer, pl_module, outputs, *args, **kwargs)
+        self._saw_anomalies |= outputs.gt_label is not None and bool(outputs.gt_label.any())
+
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take statistics from the validation split, unless the references are to give them."""
         if self.calibration == "validation":
             super().on_validation_epoch_end(trainer, pl_module)
+            if self._saw_anomalies:
+                # The best threshold is the score of an anomalous sample, but labels take what lies above it.
+                self._image_threshold.sub_(_LITTLE * (self.image_max - self.image_min).nan_to_num())
+                self._pixel_threshold.sub_(_LITTLE * (self.pixel_max - self.pixel_min).nan_to_num())
+            self._saw_anomalies = False
             return
         for metric in (
             self._image_threshold_metric,

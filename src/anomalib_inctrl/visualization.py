@@ -59,6 +59,7 @@ class InContextVisualizer(ImageVisualizer):
     def __init__(self, panel_size: int = 224, max_references: int = 8, output_dir: str | Path | None = None) -> None:
         super().__init__(field_size=(panel_size, panel_size), output_dir=output_dir)
         self.panel_size, self.max_references = panel_size, max_references
+        self._drawn: dict[Path, str] = {}
 
     def on_test_batch_end(
         self,
@@ -82,7 +83,31 @@ class InContextVisualizer(ImageVisualizer):
                 dataset_name=getattr(datamodule, "name", None),
                 category=getattr(datamodule, "category", None),
             )
-            self.draw(item, index, pl_module).save(filename.with_suffix(".png"))
+            self.draw(item, index, pl_module).save(self._free_path(filename, item.image_path or f"{index}.png"))
+
+    def on_test_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Forget the pictures of an earlier run."""
+        del trainer, pl_module
+        self._drawn.clear()
+
+    def on_predict_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Forget the pictures of an earlier run."""
+        self.on_test_start(trainer, pl_module)
+
+    def _free_path(self, filename: Path, source: str) -> Path:
+        """Path of the picture of an image: another one for every image of a run.
+
+        anomalib keeps an image's own folder or two. Of equal ones the second picture gets the image's suffix before its
+        own, then the names of more folders in front.
+        """
+        names = [filename.stem, filename.name]
+        for parent in Path(source).resolve().parents:
+            names.append(f"{parent.name}_{names[-1]}")
+        for name in names:
+            path = filename.with_name(f"{name}.png")
+            if self._drawn.setdefault(path, source) == source:
+                return path
+        return filename.with_suffix(".png")
 
     def draw(self, item: ImageItem, index: int, pl_module: Any) -> Image.Image:
         """Draw one image.
@@ -97,29 +122,34 @@ class InContextVisualizer(ImageVisualizer):
         """
         backbone = pl_module.model.backbone
         picture = _to_image(backbone.to_pictures(torch.as_tensor(item.image)[None].float())[0])
-        rows = [self._result_row(item, picture)]
         evidence, top = self._evidence_row(index, pl_module, backbone.grid_size, picture.size)
+        rows = [(_verdict(item), self._result_row(item, picture, has_map=bool(evidence)))]
         if evidence:
-            rows.append(evidence)
+            rows.append((f"evidence, one scale from 0 to {top:.3f}", evidence))
         class_name, references = self._reference_row(item, pl_module)
-        if references:
-            rows.append(references)
-        captions = [_verdict(item), f"evidence, one scale from 0 to {top:.3f}", f"references of class {class_name!r}"]
-        captions = [captions[0], *([captions[1]] if evidence else []), *([captions[2]] if references else [])]
-        return _compose(rows, captions, scale_row=1 if evidence else None, top=top)
+        rows.append((f"references of class {class_name!r}", references) if references else ("text alone, no map", []))
+        return _compose(rows, scale_row=1 if evidence else None, top=top)
 
-    def _panel(self, label: str, image: Image.Image, resample: Image.Resampling = Image.Resampling.BILINEAR) -> _Panel:
-        width = round(image.width * self.panel_size / image.height)
-        return _Panel(label, image.convert("RGB").resize((width, self.panel_size), resample))
+    def _panel(
+        self,
+        label: str,
+        image: Image.Image,
+        resample: Image.Resampling = Image.Resampling.BILINEAR,
+        share: float = 1.0,
+    ) -> _Panel:
+        height = round(share * self.panel_size)
+        return _Panel(
+            label, image.convert("RGB").resize((round(image.width * height / image.height), height), resample)
+        )
 
-    def _result_row(self, item: ImageItem, picture: Image.Image) -> list[_Panel]:
+    def _result_row(self, item: ImageItem, picture: Image.Image, *, has_map: bool) -> list[_Panel]:
         row = [self._panel("image as seen", picture)]
         if item.gt_mask is not None:
             row.append(self._panel("ground truth", _to_mask(item.gt_mask), Image.Resampling.NEAREST))
-        if item.anomaly_map is not None:
+        if has_map and item.anomaly_map is not None:
             heat = _heat(item.anomaly_map.squeeze().float(), 0, 1)
             row.append(self._panel("anomaly map (threshold 0.5)", overlay_image(picture, heat, alpha=0.5)))
-        if item.pred_mask is not None:
+        if has_map and item.pred_mask is not None:
             contour = visualize_mask(_to_mask(item.pred_mask), mode="contour", color=(255, 0, 0), alpha=1.0)
             row.append(self._panel("predicted mask", overlay_image(picture, contour, alpha=1.0)))
         return row
@@ -154,13 +184,13 @@ class InContextVisualizer(ImageVisualizer):
         files = ((pl_module.reference_record or {}).get("files") or {}).get(bank.resolve(name)) or []
         pictures = bank.pictures_of(name)[: self.max_references]
         labels = [Path(file).name for file in files] or [f"reference {i + 1}" for i in range(len(pictures))]
-        return bank.resolve(name), [
-            self._panel(label, _to_image(p)) for label, p in zip(labels, pictures, strict=False)
-        ]  # fmt: skip
+        share = 1.0 if len(pictures) <= 4 else 0.5  # so that up to eight are as wide as the other rows
+        panels = [self._panel(label, _to_image(p), share=share) for label, p in zip(labels, pictures, strict=False)]
+        return bank.resolve(name), panels
 
 
 def _verdict(item: ImageItem) -> str:
-    parts = [Path(item.image_path).name] if item.image_path else []
+    parts = ["/".join(Path(item.image_path).parts[-2:])] if item.image_path else []
     if item.pred_score is not None:
         parts.append(f"score {float(item.pred_score):.3f}")
     if item.pred_label is not None:
@@ -190,14 +220,15 @@ def _to_mask(mask: Tensor) -> Image.Image:
     return Image.fromarray(mask.squeeze().bool().cpu().numpy().astype(np.uint8) * 255)
 
 
-def _compose(rows: list[list[_Panel]], captions: list[str], scale_row: int | None, top: float) -> Image.Image:
+def _compose(captioned: list[tuple[str, list[_Panel]]], scale_row: int | None, top: float) -> Image.Image:
     """Lay rows of panels below each other, each under its caption."""
+    captions, rows = zip(*captioned, strict=True)
     small, large = ImageFont.load_default(12), ImageFont.load_default(14)
     height = _MARGIN
     tops = []
     for index, row in enumerate(rows):
         tops.append(height)
-        height += 2 * _LABEL + max(p.image.height for p in row) + _MARGIN
+        height += 2 * _LABEL + max((p.image.height for p in row), default=0) + _MARGIN
         height += _SCALE_BAR + _LABEL if index == scale_row else 0
     width = max(sum(p.image.width + _MARGIN for p in row) for row in rows) + _MARGIN
     width = max(width, *(round(large.getlength(caption)) + 2 * _MARGIN for caption in captions))

@@ -10,11 +10,13 @@ import pytest
 import torch
 from anomalib.data import MVTecAD
 from anomalib.engine import Engine
-from anomalib_inctrl import InCTRL, InCTRLv2
 from PIL import Image
 
+from anomalib_inctrl import InCTRL, InCTRLv2
+from anomalib_inctrl.clip import ClipBackbone
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 # The models are so small that threads cost more than they bring; on a busy machine ten times as much.
 torch.set_num_threads(1)
@@ -43,9 +45,7 @@ def write(path: Path, pixels: np.ndarray) -> Path:
     return path
 
 
-def with_square(
-    pixels: np.ndarray, top: int, left: int, side: int, bright: int = 250
-) -> tuple[np.ndarray, np.ndarray]:
+def with_square(pixels: np.ndarray, top: int, left: int, side: int, bright: int = 250) -> tuple[np.ndarray, np.ndarray]:
     """The image with a bright square, and the square's mask."""
     damaged, mask = pixels.copy(), np.zeros(pixels.shape[:2], dtype=np.uint8)
     damaged[top : top + side, left : left + side] = bright
@@ -136,6 +136,25 @@ class Kit(NamedTuple):
     train: Callable
     predictions: Callable
     quiet: dict[str, Any]
+
+
+_prototypes: dict[tuple[str, str], torch.Tensor] = {}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _encode_text_once() -> Iterator[None]:
+    """Remember text prototypes across models: the many models of these tests have one and the same text tower."""
+    encode = ClipBackbone.text_prototypes
+
+    def remember(self: ClipBackbone, class_name: str) -> torch.Tensor:
+        key = (self.fingerprint, class_name)
+        if key not in _prototypes:
+            _prototypes[key] = encode(self, class_name)
+        return _prototypes[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ClipBackbone, "text_prototypes", remember)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from anomalib.data.utils.generators.perlin import PerlinAnomalyGenerator
+from anomalib.data.utils.generators.perlin import generate_perlin_noise
 from PIL import Image, ImageDraw, ImageFilter
 from scipy import ndimage
 
@@ -21,8 +21,17 @@ from anomalib_inctrl.data.photographs import DONORS, read_photograph
 CHANGE_THRESHOLD = 6
 """A pixel counts as changed if one of its channels differs by more than this many of the 255 grey levels."""
 
-AREA_RANGE = (0.006, 0.2)
+AREA_RANGE = (0.015, 0.08)
 """Smallest and largest share of the image that a defect may cover."""
+
+CONTRAST_RANGE = (20.0, 60.0)
+"""Bounds in grey levels for what counts as a crop's own contrast, to which the strength of a defect is relative."""
+
+MIN_CHANGE = 1.0
+"""Smallest mean change inside a mask relative to the crop's own contrast."""
+
+TONES = 3
+"""Random colours to choose the colour of a defect from."""
 
 ATTEMPTS = 100
 """Redraws before giving up on a defect that stays too small, too large or too faint."""
@@ -48,7 +57,14 @@ def resize(pixels: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC))
 
 
-def add_defect(crop: np.ndarray, kind: str, generator: np.random.Generator, size: int, inside: float = 2.0) -> Damage:
+def add_defect(
+    crop: np.ndarray,
+    kind: str,
+    generator: np.random.Generator,
+    size: int,
+    inside: float = 2.0,
+    opacity: float = 1.0,
+) -> Damage:
     """Draw one defect, redrawing it until it is neither invisible nor overwhelming.
 
     Args:
@@ -58,6 +74,7 @@ def add_defect(crop: np.ndarray, kind: str, generator: np.random.Generator, size
         size: Side of the returned images in pixels.
         inside: Diameter, relative to the crop's side, of the centred disc that the defect must not leave; from
             ``sqrt(2)`` on there is no limit.
+        opacity: Share of the defect's full strength, in ``(0, 1]``.
 
     Returns:
         The damaged image, its mask and the clean image at the written size.
@@ -68,9 +85,9 @@ def add_defect(crop: np.ndarray, kind: str, generator: np.random.Generator, size
     clean = resize(crop, size)
     for _ in range(ATTEMPTS):
         drawn = DRAWERS[kind](crop.astype(np.float64), generator)
-        drawn = _blend(crop, drawn, _disc(len(crop), inside))
+        drawn = _blend(crop, drawn, opacity * _disc(len(crop), inside))
         damage = _measure(clean, resize(_to_uint8(drawn), size))
-        if _is_usable(damage):
+        if _is_usable(damage, MIN_CHANGE * opacity):
             return damage
     msg = f"No visible {kind!r} defect in {ATTEMPTS} attempts; is the crop uniform?"
     raise RuntimeError(msg)
@@ -89,46 +106,47 @@ def _measure(clean: np.ndarray, drawn: np.ndarray) -> Damage:
     return Damage(np.where(mask[..., None], drawn, clean), mask, clean)
 
 
-def _is_usable(damage: Damage) -> bool:
-    """Tell whether a defect covers a sensible area and stands out from the photograph's own contrast."""
+def _is_usable(damage: Damage, least: float) -> bool:
+    """Tell whether a defect covers a sensible area and changes it by ``least`` times the crop's own contrast."""
     if not AREA_RANGE[0] <= damage.mask.mean() <= AREA_RANGE[1]:
         return False
-    change = np.abs(damage.image.astype(int) - damage.clean).mean(axis=-1)[damage.mask]
-    return bool(np.median(change) >= max(15.0, 0.5 * damage.clean.std(axis=(0, 1)).mean()))
+    change = np.abs(damage.image.astype(int) - damage.clean)[damage.mask].mean()
+    return bool(change >= least * _contrast(damage.clean))
+
+
+def _contrast(image: np.ndarray) -> float:
+    """Return the standard deviation of an image's own grey levels, kept inside :data:`CONTRAST_RANGE`."""
+    return float(np.clip(image.mean(axis=-1).std(), *CONTRAST_RANGE))
 
 
 def draw_crack(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Draw a thin jagged line with one or two branches."""
+    """Draw a jagged line with one or two branches, much darker or brighter than the surface."""
     side = len(image)
     heading = generator.uniform(0, 2 * np.pi)
-    trunk = _walk(_position(side, generator), heading, generator.uniform(0.35, 0.7) * side, generator)
+    trunk = _walk(_position(side, generator), heading, generator.uniform(0.4, 0.75) * side, generator)
     paths = [trunk]
     for _ in range(generator.integers(1, 3)):
         fork = heading + generator.choice([-1, 1]) * generator.uniform(0.4, 1.0)
-        paths.append(_walk(trunk[generator.integers(1, len(trunk) - 1)], fork, 0.2 * side, generator))
-    alpha = _strokes(side, paths, generator.uniform(0.014, 0.024) * side)
-    return _blend(image, _tone(image, generator, 2.0, 3.0), alpha * generator.uniform(0.8, 1.0))
+        paths.append(_walk(trunk[generator.integers(1, len(trunk) - 1)], fork, 0.22 * side, generator))
+    alpha = _strokes(side, paths, generator.uniform(0.03, 0.05) * side)
+    return _blend(image, _tone(image, generator, 2.2, 3.4), alpha * generator.uniform(0.85, 1.0))
 
 
 def draw_cutpaste(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Paste a rotated patch, cut from elsewhere in the crop or from a photograph that is no category.
-
-    A patch of the crop itself is darkened or brightened; a foreign one is shifted half-way to the crop's mean colour.
-    """
-    height, width = (generator.uniform(0.12, 0.34, size=2) * len(image)).astype(int).clip(4)
-    own = generator.random() < 0.4
-    source = image * generator.choice([0.65, 1.4]) if own else _donor(image, generator)
-    y, x = (generator.integers(0, length) for length in np.subtract(source.shape[:2], (height, width)))
-    patch = source[y : y + height, x : x + width]
-    patch = patch if own else patch + 0.5 * (image.mean(axis=(0, 1)) - patch.mean(axis=(0, 1)))
+    """Paste a rotated patch of a photograph that is no category, set off from the surface in brightness or colour."""
+    height, width = (generator.uniform(0.16, 0.32, size=2) * len(image)).astype(int).clip(4)
+    donor = _donor(image, generator)
+    y, x = (generator.integers(0, length) for length in np.subtract(donor.shape[:2], (height, width)))
+    patch = donor[y : y + height, x : x + width]
+    patch = patch - patch.mean(axis=(0, 1)) + _tone(image, generator, 1.6, 2.8)
     return _paste(image, patch, _position(len(image), generator), generator.uniform(15, 75))
 
 
 def draw_hole(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Punch a small, almost round hole (or drop) with a sharp edge, shading inside and a rim."""
-    centre, radius = _position(len(image), generator), generator.uniform(0.045, 0.1) * len(image)
+    """Punch an almost round hole (or drop) with a sharp edge, shading inside and a rim."""
+    centre, radius = _position(len(image), generator), generator.uniform(0.08, 0.13) * len(image)
     shape = generator.uniform(0, 0.08, size=3), generator.uniform(0, 2 * np.pi, size=3)
-    tone = _tone(image, generator, 1.6, 2.6)
+    tone = _tone(image, generator, 1.8, 3.2)
     shading = np.linspace(0.85, 1.15, len(image))[:, None, None]
     rim = _blob(len(image), centre, 1.25 * radius, shape, softness=0.12)
     image = _blend(image, 2 * image.mean(axis=(0, 1)) - tone, 0.35 * rim)
@@ -136,40 +154,45 @@ def draw_hole(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 
 
 def draw_perlin(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Blend anomalib's own Perlin noise into an irregular area.
+    """Cover an irregular area, which anomalib's own Perlin noise outlines, with the grain of finer Perlin noise.
 
-    The caller's random number states stay as they were: anomalib's generator runs on a forked torch state.
+    The caller's random number states stay as they were: anomalib's noise is drawn from a forked torch state.
     """
-    tensor = torch.from_numpy((image / 255).transpose(2, 0, 1)).float()
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+    side = len(image)
+    with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(int(generator.integers(2**31)))  # torch.manual_seed would reseed CUDA too
-        noisy, mask = PerlinAnomalyGenerator(probability=1.0, blend_factor=(0.5, 0.95))(tensor)
-    radius = generator.uniform(0.15, 0.28) * len(image)
-    shape = generator.uniform(0, 0.3, size=3), generator.uniform(0, 2 * np.pi, size=3)
-    area = _blob(len(image), _position(len(image), generator), radius, shape, softness=0.05)
-    return _blend(image, 255 * noisy.numpy().transpose(1, 2, 0), area * mask[0].numpy())
+        outline, grain = (
+            generate_perlin_noise(side, side, scale=(scale, scale), device=torch.device("cpu")).double().numpy()
+            for scale in generator.choice([(2, 16), (4, 16), (2, 32), (4, 32)]).tolist()
+        )
+    radius = generator.uniform(0.15, 0.24) * side
+    shape = generator.uniform(0, 0.25, size=3), generator.uniform(0, 2 * np.pi, size=3)
+    area = _blob(side, _position(side, generator), radius, shape, softness=0.08)
+    area = area * np.clip(0.5 + 6 * (outline - np.quantile(outline, 0.35)), 0, 1)
+    relief = generator.uniform(0.3, 0.8) * _contrast(image) * grain / max(float(grain.std()), 1e-6)
+    return _blend(image, _tone(image, generator, 2.0, 3.2) + relief[..., None], area * generator.uniform(0.8, 1.0))
 
 
 def draw_scratch(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Draw a thin, smoothly curved line with soft edges, brighter or darker than the surface."""
+    """Draw a smoothly curved line with soft edges, brighter or darker than the surface."""
     side = len(image)
-    angle, length = generator.uniform(0, np.pi), generator.uniform(0.4, 0.8) * side
+    angle, length = generator.uniform(0, np.pi), generator.uniform(0.45, 0.85) * side
     along = np.array([np.sin(angle), np.cos(angle)]) * length / 2
     middle = _position(side, generator)
     bend = middle + along[::-1] * (1, -1) * generator.uniform(-0.6, 0.6)
     t = np.linspace(0, 1, 40)[:, None]
     path = (1 - t) ** 2 * (middle - along) + 2 * t * (1 - t) * bend + t**2 * (middle + along)
-    alpha = _strokes(side, [path], generator.uniform(0.014, 0.026) * side)
-    return _blend(image, _tone(image, generator, 1.8, 2.8), alpha * generator.uniform(0.7, 0.95))
+    alpha = _strokes(side, [path], generator.uniform(0.035, 0.055) * side)
+    return _blend(image, _tone(image, generator, 2.2, 3.4), alpha * generator.uniform(0.8, 1.0))
 
 
 def draw_stain(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Tint a soft irregular blob; the surface stays visible through it."""
-    radius = generator.uniform(0.09, 0.19) * len(image)
+    radius = generator.uniform(0.11, 0.18) * len(image)
     shape = generator.uniform(0, 0.25, size=3), generator.uniform(0, 2 * np.pi, size=3)
     alpha = _blob(len(image), _position(len(image), generator), radius, shape, softness=0.2)
-    through = generator.uniform(0.35, 0.6)
-    tinted = through * image + (1 - through) * _tone(image, generator, 1.6, 2.6)
+    through = generator.uniform(0.1, 0.35)
+    tinted = through * image + (1 - through) * _tone(image, generator, 2.4, 3.6)
     return _blend(image, tinted, alpha)
 
 
@@ -209,16 +232,19 @@ def _position(side: int, generator: np.random.Generator) -> np.ndarray:
 def _tone(image: np.ndarray, generator: np.random.Generator, low: float, high: float) -> np.ndarray:
     """Return a colour that lies ``low`` to ``high`` times the image's contrast away from its mean colour.
 
-    Grey images get a grey tone. Dark surfaces are brightened and bright ones darkened; others either way.
+    Of a few random colours, darker and brighter ones, that is taken which the image itself shows least. Grey images
+    get a grey tone.
 
     Returns:
         Array of shape ``(3,)`` in ``[0, 255]``.
     """
-    mean, contrast = image.mean(axis=(0, 1)), np.clip(image.std(axis=(0, 1)).mean(), 18, 48)
-    sign = 1 if mean.mean() < 60 else -1 if mean.mean() > 195 else generator.choice([-1, 1])
-    weights = generator.uniform(0.5, 1.2, size=3)
-    weights = weights if _is_coloured(image) else np.ones(3)
-    return (mean + sign * generator.uniform(low, high) * contrast * weights).clip(0, 255)
+    shifts = generator.choice([-1, 1], size=(TONES, 1)) * generator.uniform(low, high, size=(TONES, 3))
+    weights = generator.uniform(-0.4, 1.0, size=(TONES, 3))
+    weights /= np.abs(weights).max(axis=1, keepdims=True)
+    shifts = shifts * weights if _is_coloured(image) else shifts[:, :1].repeat(3, axis=1)
+    tones = (image.mean(axis=(0, 1)) + _contrast(image) * shifts).clip(0, 255)
+    novelty = [np.quantile(np.abs(image - tone).mean(axis=-1), 0.1) for tone in tones]
+    return tones[int(np.argmax(novelty))]
 
 
 def _is_coloured(image: np.ndarray) -> bool:

@@ -8,9 +8,14 @@ photographs and their licences are listed in :mod:`anomalib_inctrl.data.photogra
     └── brick/
         ├── demo.json                       settings the folder was written with
         ├── train/good/000.png ...          16 normal crops
-        ├── test/good/000.png ...           16 normal crops from another region of the photograph
-        ├── test/scratch/000.png ...        4 crops per kind of defect from a third region
-        └── ground_truth/scratch/000_mask.png ...
+        ├── test/good/000.png ...           24 normal crops from other regions of the photograph
+        ├── test/scratch/016.png ...        4 damaged crops per kind of defect
+        └── ground_truth/scratch/016_mask.png ...
+
+A damaged image is made of a normal test image, its clean twin, and carries the same file name: ``test/scratch/016.png``
+is ``test/good/016.png`` with a scratch. Hence no score can come from the place in the photograph: before the damage,
+the images with and without defects are the same. The photograph of the coins shows fewer objects: 12 coins train, 12
+others test, each of these also twice with a defect.
 
 Example:
     >>> from anomalib_inctrl.data import DemoAD
@@ -28,7 +33,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from anomalib.data.datamodules.base.image import AnomalibDataModule
@@ -54,8 +59,11 @@ __all__ = ["CATEGORIES", "DemoAD", "DemoSample", "crops_of_category", "samples_o
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the same settings give other pixels, so that folders of older versions are not reused."""
+
+PER_KIND = 4
+"""Number of images of every kind of defect."""
 
 METADATA = "demo.json"
 MIN_IMAGE_SIZE = 64
@@ -66,7 +74,8 @@ class DemoSample:
     """One image of a category as it is written.
 
     Args:
-        path: Image file relative to the category folder, such as ``test/hole/000.png``.
+        path: Image file relative to the category folder, such as ``test/hole/008.png``. Its name is that of the clean
+            twin in ``test/good``.
         image: ``uint8`` array of shape ``(size, size, 3)``.
         clean: The same crop without a defect; equal to ``image`` for normal samples.
         mask: Boolean array of shape ``(size, size)``, or ``None`` for normal samples.
@@ -79,7 +88,7 @@ class DemoSample:
 
     @property
     def mask_path(self) -> Path:
-        """Mask file relative to the category folder, such as ``ground_truth/hole/000_mask.png``."""
+        """Mask file relative to the category folder, such as ``ground_truth/hole/008_mask.png``."""
         return Path("ground_truth", self.path.parent.name, f"{self.path.stem}_mask.png")
 
 
@@ -91,7 +100,7 @@ def crops_of_category(category: str, generation_seed: int = 0) -> dict[Role, lis
         generation_seed: Seed of the generation, from 0 on.
 
     Returns:
-        The crops for training, for testing as normal and for defects. Boxes of different roles do not intersect.
+        The crops for training and for testing. Boxes of different roles do not intersect.
     """
     return {role: plan_crops(category, role, _generator(category, generation_seed, role)) for role in ROLES}
 
@@ -111,17 +120,18 @@ def samples_of_category(category: str, image_size: int = 256, generation_seed: i
         FileNotFoundError: If the installed scikit-image lacks a photograph.
     """
     crops = crops_of_category(category, generation_seed)
-    photograph = read_photograph(PHOTOGRAPHS[category].file)
-    for folder, good in (("train", crops["train"]), ("test", crops["normal"])):
-        for index, crop in enumerate(good):
-            image = resize(cut(photograph, crop), image_size)
-            yield DemoSample(Path(folder, "good", f"{index:03}.png"), image, image)
-    per_kind = len(crops["defect"]) // len(KINDS)
-    for index, crop in enumerate(crops["defect"]):
-        kind = KINDS[index // per_kind]
+    photograph = PHOTOGRAPHS[category]
+    pixels = read_photograph(photograph.file)
+    for role, planned in crops.items():
+        for index, crop in enumerate(planned):
+            image = resize(cut(pixels, crop), image_size)
+            yield DemoSample(Path(role, "good", f"{index:03}.png"), image, image)
+    for index in range(PER_KIND * len(KINDS)):
+        kind, twin = KINDS[index // PER_KIND], index % len(crops["test"])
         generator = _generator(category, generation_seed, "defect", index)
-        damage = add_defect(cut(photograph, crop), kind, generator, image_size, PHOTOGRAPHS[category].inside)
-        yield DemoSample(Path("test", kind, f"{index % per_kind:03}.png"), damage.image, damage.clean, damage.mask)
+        clean = cut(pixels, crops["test"][twin])
+        damage = add_defect(clean, kind, generator, image_size, photograph.inside, photograph.opacity)
+        yield DemoSample(Path("test", kind, f"{twin:03}.png"), damage.image, damage.clean, damage.mask)
 
 
 def ensure_category(root: Path, category: str, image_size: int, generation_seed: int) -> bool:
@@ -153,9 +163,11 @@ def ensure_category(root: Path, category: str, image_size: int, generation_seed:
         return _put_into_place(written, folder, settings)
 
 
-def _generator(category: str, generation_seed: int, role: Role, index: int = 0) -> np.random.Generator:
+def _generator(
+    category: str, generation_seed: int, use: Role | Literal["defect"], index: int = 0
+) -> np.random.Generator:
     """Return a random generator that depends on nothing but these arguments."""
-    stream = 0 if role == "train" else 1 if role == "normal" else 2
+    stream = ("train", "test", "defect").index(use)
     return np.random.default_rng([generation_seed, zlib.crc32(category.encode()), stream, index])
 
 
@@ -226,10 +238,11 @@ def _check_folder(folder: Path, settings: dict[str, Any]) -> None:
 class DemoAD(AnomalibDataModule):
     """Demonstration data: real photographs with generated defects, without any download.
 
-    Every category comes from one photograph inside scikit-image's wheel, cut into regions that do not overlap: one
-    for training, one for normal test images and one for test images with defects. The defects (``crack``,
-    ``cutpaste``, ``hole``, ``perlin``, ``scratch``, ``stain``) carry exact pixel masks. Use it to try a model, a
-    configuration or a deployment; its scores say nothing about benchmarks.
+    Every category comes from one photograph inside scikit-image's wheel, divided into regions for training and
+    regions for testing that do not overlap. Every image with a defect has its clean twin of the same file name among
+    the normal test images. The defects (``crack``, ``cutpaste``, ``hole``, ``perlin``, ``scratch``, ``stain``) carry
+    exact pixel masks. Use it to try a model, a configuration or a deployment; its scores say nothing about
+    benchmarks.
 
     Args:
         root (Path | str | None): Folder that holds, or will hold, one folder per category. ``None`` stands for

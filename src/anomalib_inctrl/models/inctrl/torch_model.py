@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from torch import Tensor
 
-from anomalib_inctrl.in_context import InContextModel, ResidualAdapter, ScoreHead, image_residual_score
+from anomalib_inctrl.in_context import InContextModel, ResidualAdapter, ScoreHead, image_residual_score, require_share
 from anomalib_inctrl.scoring import class_probability, to_pixels
 
 if TYPE_CHECKING:
@@ -61,10 +61,16 @@ class InCTRLModel(InContextModel):
 
     def __init__(self, backbone: ClipBackbone, branches: Iterable[str] = (), alpha: float = 0.5) -> None:
         super().__init__(backbone, branches)
+        require_share("alpha", alpha)
         self.alpha = alpha
         self.adapter = ResidualAdapter(backbone.embed_dim)  # psi
         self.image_head = ScoreHead(backbone.embed_dim)  # eta
         self.holistic_head = ScoreHead(backbone.num_patches)  # phi
+
+    @property
+    def options(self) -> dict[str, float]:
+        """Numbers of the formula that are set by hand."""
+        return {"alpha": self.alpha}
 
     def score(self, query: ImageFeatures, context: Context) -> InCTRLExplanation:
         """Fuse patch, image and text evidence (equations 1-8)."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from anomalib_inctrl.in_context import InContextModel, ResidualAdapter, ScoreHead, image_residual_score
+from anomalib_inctrl.in_context import InContextModel, ResidualAdapter, ScoreHead, image_residual_score, require_share
 from anomalib_inctrl.scoring import class_probability, to_pixels
 
 if TYPE_CHECKING:
@@ -125,6 +125,11 @@ class InCTRLv2Model(InContextModel):
         adapter_per_block: bool = False,
     ) -> None:
         super().__init__(backbone, branches)
+        require_share("alpha", alpha)
+        require_share("beta", beta)
+        if not patch_scale > 0:
+            msg = f"patch_scale must be larger than 0, got {patch_scale}."
+            raise ValueError(msg)
         self.alpha, self.beta = alpha, beta
         self.adapter = ResidualAdapter(backbone.embed_dim)  # psi
         self.image_head = ScoreHead(backbone.embed_dim)  # eta
@@ -132,6 +137,11 @@ class InCTRLv2Model(InContextModel):
         sizes = (backbone.width, backbone.embed_dim, adapters, patch_scale)
         self.discriminative_adapter = PatchTextAdapter(*sizes)  # phi_1
         self.one_class_adapter = PatchTextAdapter(*sizes)  # phi_2
+
+    @property
+    def options(self) -> dict[str, float]:
+        """Numbers of the formula that are set by hand."""
+        return {"alpha": self.alpha, "beta": self.beta, "patch_scale": self.discriminative_adapter.scale}
 
     def score(self, query: ImageFeatures, context: Context) -> InCTRLv2Explanation:
         """Score images and patches against references and text."""
