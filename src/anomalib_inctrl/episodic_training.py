@@ -111,6 +111,12 @@ class EpisodicTrainingMixin(_Host):
         self.log_dict({f"loss/{name}": term for name, term in terms.items()}, **options)
         return loss
 
+    def _train_only_what_is_used(self) -> None:
+        """Take the gradient from branches that are not trained; processes would wait for it in vain."""
+        for branch, parts in self.model.BRANCHES.items():
+            for part in parts:
+                self.model.get_submodule(part).requires_grad_(requires_grad=branch in self.model.branches)
+
     def _optimizer(self) -> torch.optim.Optimizer:
         parts = [part for branch in sorted(self.model.branches) for part in self.model.BRANCHES[branch]]
         parameters = [p for part in parts for p in self.model.get_submodule(part).parameters()]

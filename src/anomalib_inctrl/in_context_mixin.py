@@ -101,6 +101,8 @@ class InContextMixin(EpisodicTrainingMixin, _Host):
             load_weights(self.model, weights)
         elif self.phase == "train":
             self.model.use_branches(self._trained_branches)
+        if self.phase == "train":
+            self._train_only_what_is_used()
         self._said_training_free = False
 
     def configure_pre_processor(self, image_size: tuple[int, int] | None = None) -> ClipPreProcessor:
