@@ -14,6 +14,7 @@ from anomalib.pre_processing.utils.spec import transform_to_spec
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the customary name
 
+from anomalib_inctrl.checkpoints import save_weights
 from anomalib_inctrl.clip import ImageFeatures
 from anomalib_inctrl.data.auxiliary import AuxiliaryData
 from anomalib_inctrl.data.episodes import EpisodeBatch
@@ -44,6 +45,7 @@ class EpisodicTrainingMixin(_Host):
     model: InContextModel
     phase: str
     _trained_branches: list[str]
+    metadata: dict[str, Any]
     USES_NORMAL_STREAM = False
 
     def _set_training_options(
@@ -101,6 +103,12 @@ class EpisodicTrainingMixin(_Host):
         if self.phase == "train":
             self._fill_cache()
 
+    def on_fit_end(self) -> None:
+        """Write the trained heads to ``weights/heads.safetensors`` of the run's folder."""
+        if self.phase == "train" and self.trainer.is_global_zero:
+            path = Path(self.trainer.default_root_dir) / "weights" / "heads.safetensors"
+            logger.info("Trained heads: %s", save_weights(self.model, path, self.metadata))
+
     def training_step(self, batch: EpisodeBatch, batch_idx: int) -> Tensor:
         """Add up the loss terms of a batch, each logged by name."""
         del batch_idx
@@ -115,10 +123,10 @@ class EpisodicTrainingMixin(_Host):
         """Take the gradient from branches that are not trained; processes would wait for it in vain."""
         for branch, parts in self.model.BRANCHES.items():
             for part in parts:
-                self.model.get_submodule(part).requires_grad_(requires_grad=branch in self.model.branches)
+                self.model.get_submodule(part).requires_grad_(requires_grad=branch in self._trained_branches)
 
     def _optimizer(self) -> torch.optim.Optimizer:
-        parts = [part for branch in sorted(self.model.branches) for part in self.model.BRANCHES[branch]]
+        parts = [part for branch in sorted(self._trained_branches) for part in self.model.BRANCHES[branch]]
         parameters = [p for part in parts for p in self.model.get_submodule(part).parameters()]
         return torch.optim.Adam(parameters, lr=self.learning_rate)
 
@@ -172,6 +180,7 @@ class EpisodicTrainingMixin(_Host):
         results: dict[str, list[Tensor]] = defaultdict(list)
         for category, batches in sorted(self._validated.items()):
             for metric in self._category_metrics(batches):
+                metric.sync_on_compute = False  # every process has seen all of them
                 for batch in batches:
                     metric.update(batch)
                 value = metric.compute().float()

@@ -98,10 +98,9 @@ class InContextMixin(EpisodicTrainingMixin, _Host):
         """Load trained heads into the model that has just been built."""
         self._built_fingerprint = self.model.backbone.fingerprint
         if weights is not None:
-            load_weights(self.model, weights)
-        elif self.phase == "train":
-            self.model.use_branches(self._trained_branches)
+            self.training_record = load_weights(self.model, weights)
         if self.phase == "train":
+            self.model.use_branches(self.model.branches.union(self._trained_branches))
             self._train_only_what_is_used()
         self._said_training_free = False
 
@@ -379,15 +378,11 @@ class InContextMixin(EpisodicTrainingMixin, _Host):
             datamodule.val_data = train
 
     # ------------------------------------------------------------------------------------------------- checkpoints
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave out the frozen towers and record what the rest belongs to."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["hyper_parameters"].pop("weights", None)  # the heads are in the state dict
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What trained heads belong to, as plain data."""
         backbone = self.model.backbone
-        if backbone.fingerprint == self._built_fingerprint:  # else a published file has brought the towers along
-            for key in [k for k in checkpoint["state_dict"] if k.startswith(_FROZEN)]:
-                del checkpoint["state_dict"][key]
-        checkpoint[METADATA_KEY] = {
+        return {
             "model": type(self).__name__,
             "branches": list(self.model.BRANCHES),
             "backbone": {
@@ -397,9 +392,18 @@ class InContextMixin(EpisodicTrainingMixin, _Host):
                 "fingerprint": backbone.fingerprint,
             },
             "options": self.model.options,
-            "references": self.reference_record,
             "training": self.training_record,
         }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave out the frozen towers and record what the rest belongs to."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["hyper_parameters"].pop("weights", None)  # the heads are in the state dict
+        backbone = self.model.backbone
+        if backbone.fingerprint == self._built_fingerprint:  # else a published file has brought the towers along
+            for key in [k for k in checkpoint["state_dict"] if k.startswith(_FROZEN)]:
+                del checkpoint["state_dict"][key]
+        checkpoint[METADATA_KEY] = self.metadata | {"references": self.reference_record}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put the frozen towers in again, after checking that they are the same.
@@ -424,7 +428,9 @@ class InContextMixin(EpisodicTrainingMixin, _Host):
             state.update({k: v for k, v in self.state_dict().items() if k.startswith(_FROZEN)})
         elif metadata:
             self.model.backbone.fingerprint = metadata["backbone"]["fingerprint"]
-        self.reference_record, self.training_record = metadata.get("references"), metadata.get("training")
+        self.reference_record = metadata.get("references")
+        if self.phase != "train":  # else it is what this run trains on
+            self.training_record = metadata.get("training")
         self._restored = True
         datamodule = self._datamodule()
         if datamodule is not None:  # it was set up with the constructor's geometry, the checkpoint's counts

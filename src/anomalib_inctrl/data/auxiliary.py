@@ -126,9 +126,13 @@ class AuxiliaryData(AnomalibDataModule):
             size (tuple[int, int]): Height and width after preprocessing.
             cache (FeatureCache | None): Filled cache to read features from; ``None`` reads images.
             normal_stream (bool): Whether the one-class stream is needed.
+
+        Raises:
+            ValueError: If the processes can't share a batch.
         """
         self.transform, self.size, self.cache = transform, size, cache
         self.normal_stream = normal_stream
+        self._train_sampler()  # refuses a batch that can't be shared now, not after features have been computed
 
     @property
     def image_paths(self) -> list[str]:
@@ -154,20 +158,9 @@ class AuxiliaryData(AnomalibDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Load the planned episodes of this process."""
-        trainer = self.trainer
-        sampler = EpisodeSampler(
-            self.train_pool,
-            self.steps_per_epoch,
-            self.train_batch_size,
-            self.k_shots,
-            seed=self.seed or 0,
-            normal_batch_size=self.train_batch_size // 2 if self.normal_stream else 0,
-            rank=trainer.global_rank if trainer else 0,
-            world_size=trainer.world_size if trainer else 1,
-        )
         return DataLoader(
             EpisodeDataset(self.train_pool, self),
-            batch_sampler=sampler,
+            batch_sampler=self._train_sampler(),
             collate_fn=_first,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
@@ -196,6 +189,19 @@ class AuxiliaryData(AnomalibDataModule):
     def test_dataloader(self) -> DataLoader | list:
         """Load the held-out categories; a target of one's own is tested with its own data module."""
         return self.val_dataloader()
+
+    def _train_sampler(self) -> EpisodeSampler:
+        trainer = self.trainer
+        return EpisodeSampler(
+            self.train_pool,
+            self.steps_per_epoch,
+            self.train_batch_size,
+            self.k_shots,
+            seed=self.seed or 0,
+            normal_batch_size=self.train_batch_size // 2 if self.normal_stream else 0,
+            rank=trainer.global_rank if trainer else 0,
+            world_size=trainer.world_size if trainer else 1,
+        )
 
     def _held_out(self, names: Sequence[str]) -> set[str]:
         if self.validation_categories is not None:

@@ -155,22 +155,24 @@ class EpisodeSampler:
 
 
 class _Rotation:
-    """Endless supply of queries of one label: category after category in random order, each shuffled through."""
+    """Endless supply of queries of one label: categories evenly in every take and overall, each shuffled through."""
 
     def __init__(self, pool: Pool, anomalous: bool, generator: np.random.Generator) -> None:
-        self.members = {c: pool.members.get((c, anomalous), []) for c in pool.categories}
-        self.members = {category: members for category, members in self.members.items() if members}
+        members = {category: pool.members.get((category, anomalous), []) for category in pool.categories}
+        self.members = {category: positions for category, positions in members.items() if positions}
         self.generator = generator
-        self.round: list[str] = []
         self.left: dict[str, list[int]] = {category: [] for category in self.members}
+        self.extras = dict.fromkeys(self.members, 0)  # how often a category had one more than others in a take
 
     def take(self, count: int) -> list[int]:
-        return [self._next() for _ in range(count)]
+        rounds, rest = divmod(count, len(self.members))
+        shuffled = self.generator.permutation(sorted(self.members)).tolist()
+        more = sorted(shuffled, key=self.extras.__getitem__)[:rest]
+        for category in more:
+            self.extras[category] += 1
+        return [self._next(category) for category in rounds * shuffled + more]
 
-    def _next(self) -> int:
-        if not self.round:
-            self.round = self.generator.permutation(sorted(self.members)).tolist()
-        category = self.round.pop()
+    def _next(self, category: str) -> int:
         if not self.left[category]:
             self.left[category] = self.generator.permutation(self.members[category]).tolist()
         return self.left[category].pop()

@@ -118,7 +118,7 @@ class InCTRLv2(InContextMixin, AnomalibModule):
             feature_cache=feature_cache,
             double_sigmoid=double_sigmoid,
         )
-        self._trained_branches = list(branches or InCTRLv2Model.BRANCHES)
+        self._trained_branches = trained_branches(branches, pixel_loss=pixel_loss)
         self.pixel_loss = pixel_loss
         super().__init__(
             pre_processor=pre_processor,
@@ -141,8 +141,10 @@ class InCTRLv2(InContextMixin, AnomalibModule):
     def loss_terms(self, batch: EpisodeBatch) -> dict[str, Tensor]:
         """L_I + L_P on the mixed batch and L_OASL on the normal one, term by term."""
         explanation = self.explain_episodes(batch)
-        terms = {"image": self._focal(explanation.score, batch.gt_label)}
-        if self.pixel_loss and "discriminative" in self.model.branches:
+        terms = {}
+        if "image" in self._trained_branches:
+            terms["image"] = self._focal(explanation.score, batch.gt_label)
+        if "discriminative" in self._trained_branches:
             maps = (explanation.abnormality, explanation.discriminative_map)
             terms |= self._map_terms("pixel", maps, batch.gt_mask)
         if batch.normal is not None:
@@ -164,12 +166,29 @@ class InCTRLv2(InContextMixin, AnomalibModule):
         return focal_loss(probabilities, targets, double_sigmoid=self.double_sigmoid)
 
     def _wants_normal_stream(self) -> bool:
-        return "one_class" in self.model.branches
+        return "one_class" in self._trained_branches
 
     def _check_training_data(self, datamodule: AuxiliaryData) -> None:
-        if self.pixel_loss and datamodule.lacks_masks:
+        if "discriminative" in self._trained_branches and datamodule.lacks_masks:
             msg = (
                 f"The pixel losses need masks, which {datamodule.lacks_masks} lack: leave these out of parts, set "
                 "pixel_loss=False, or train InCTRL, which needs none."
             )
             raise ValueError(msg)
+
+
+def trained_branches(branches: list[str] | None, *, pixel_loss: bool) -> list[str]:
+    """Branches that some loss trains: without pixel losses nothing trains the discriminative one.
+
+    Raises:
+        ValueError: If a branch does not exist, or none is left.
+    """
+    wanted = list(InCTRLv2Model.BRANCHES) if branches is None else branches
+    unknown = sorted(set(wanted) - InCTRLv2Model.BRANCHES.keys())
+    trained = [branch for branch in wanted if pixel_loss or branch != "discriminative"]
+    if unknown or not trained:
+        msg = f"branches={branches} with pixel_loss={pixel_loss}: take some of {list(InCTRLv2Model.BRANCHES)}" + (
+            "; without pixel losses the discriminative branch has nothing to be trained by."
+        )
+        raise ValueError(msg)
+    return trained
