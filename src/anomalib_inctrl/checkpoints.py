@@ -105,6 +105,7 @@ def load_weights(model: InContextModel, source: str | Path) -> dict[str, Any] | 
     if not branches:
         msg = f"{source} holds no trained heads for {type(model).__name__}, which has {sorted(model.BRANCHES)}."
         raise ValueError(msg)
+    _check_scale(model, branches, metadata, source)
     for branch in sorted(branches):
         for part in model.BRANCHES[branch]:
             _load_part(model, part, state, source)
@@ -171,6 +172,14 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 def _branches_in_use(state: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> set[str]:
     names = metadata.get("branches", [])
     return {name for name, flag in zip(names, state["branch_flags"].tolist(), strict=True) if flag}
+
+
+def _check_scale(model: InContextModel, branches: set[str], metadata: Mapping[str, Any], source: str | Path) -> None:
+    """Refuse patch adapters trained at another scale; alpha and beta, in contrast, may be chosen freely afterwards."""
+    recorded, here = metadata.get("options", {}).get("patch_scale"), model.options.get("patch_scale")
+    if recorded != here and None not in (recorded, here) and branches & {"discriminative", "one_class"}:
+        msg = f"{source} was trained with patch_scale={recorded}, this model has {here}: set the same."
+        raise ValueError(msg)
 
 
 def _load_part(model: InContextModel, part: str, state: Mapping[str, Tensor], source: str | Path) -> None:

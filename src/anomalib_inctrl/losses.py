@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_EPSILON = 1e-6  # keeps logarithms finite; a probability at the edge has this much left
+_SMALLEST = 1e-12  # keeps logarithms finite, and lets the surest mistakes, of which softmax makes some, still learn
+_LARGEST = 1 - 1e-6
 
 
 def focal_loss(probabilities: Tensor, targets: Tensor, gamma: float = 2.0, *, double_sigmoid: bool = False) -> Tensor:
@@ -35,7 +36,7 @@ def focal_loss(probabilities: Tensor, targets: Tensor, gamma: float = 2.0, *, do
     if double_sigmoid:
         probabilities = probabilities.sigmoid()
     probabilities = probabilities.float()
-    right = torch.where(targets.bool(), probabilities, 1 - probabilities).clamp(_EPSILON, 1 - _EPSILON)
+    right = torch.where(targets.bool(), probabilities, 1 - probabilities).clamp(_SMALLEST, _LARGEST)
     return -((1 - right) ** gamma * right.log()).mean()
 
 

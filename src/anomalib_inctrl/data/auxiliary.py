@@ -50,8 +50,8 @@ class AuxiliaryData(AnomalibDataModule):
         seed (int): Of the hold-out, the references and the episodes.
 
     Raises:
-        ValueError: If a category is given twice, lacks anomalous images or enough normal ones, or nothing is left to
-            train on.
+        ValueError: If a category is given twice, lacks anomalous images or enough normal ones, nothing is left to train
+            on, or a batch can't be halved.
     """
 
     def __init__(
@@ -81,6 +81,9 @@ class AuxiliaryData(AnomalibDataModule):
         names = [_category_of(part) for part in self.parts]
         if len(set(names)) != len(names) or not names:
             msg = f"parts must be data modules of different categories, at least one, got {names}."
+            raise ValueError(msg)
+        if batch_size < 1 or batch_size % 2:
+            msg = f"batch_size must be even and positive, as half of the queries are normal, got {batch_size}."
             raise ValueError(msg)
         if min(self.k_shots) < 1:
             msg = f"k_shots must be positive numbers of references, got {self.k_shots}."
