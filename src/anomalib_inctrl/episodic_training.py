@@ -73,11 +73,8 @@ class EpisodicTrainingMixin(_Host):
             raise ValueError(msg)
         self._check_training_data(datamodule)
         transform: Any = getattr(self.pre_processor, "transform", None)
-        cache = None
-        if self._cache_root is not None:
-            cache = FeatureCache(self._cache_root, self.model.backbone, transform, transform_to_spec(transform))
         size = self.model.backbone.image_size
-        datamodule.attach(transform, size, cache, normal_stream=self.USES_NORMAL_STREAM and self._wants_normal_stream())
+        datamodule.attach(transform, size, None, normal_stream=self.USES_NORMAL_STREAM and self._wants_normal_stream())
         self.training_record = datamodule.summary
 
     def _check_training_data(self, datamodule: AuxiliaryData) -> None:
@@ -86,22 +83,24 @@ class EpisodicTrainingMixin(_Host):
     def _wants_normal_stream(self) -> bool:
         return True
 
-    def _fill_cache(self) -> None:
-        """Encode what the cache lacks, once per node; other processes of the node wait."""
-        datamodule = getattr(self.trainer, "datamodule", None)
-        cache = getattr(datamodule, "cache", None)
-        if datamodule is None or cache is None:
-            return
+    def _fill_cache(self, datamodule: AuxiliaryData, root: str | Path) -> None:
+        """Encode what the cache lacks, once per node; other processes of the node wait.
+
+        Made here and not in ``setup``, since the trainer brings the weights to its precision in between.
+        """
+        transform: Any = getattr(self.pre_processor, "transform", None)
+        cache = FeatureCache(root, self.model.backbone, transform, transform_to_spec(transform))
         if self.trainer.local_rank == 0:
             cache.fill(datamodule.image_paths, device=self.device)
         self.trainer.strategy.barrier("feature cache")
-        if self._pairs is None:
-            self._pairs = PairResiduals(cache, self.device)
+        datamodule.cache = cache
+        self._pairs = PairResiduals(cache, self.device)
 
     def on_fit_start(self) -> None:
         """Fill the cache before the first step."""
-        if self.phase == "train":
-            self._fill_cache()
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if isinstance(datamodule, AuxiliaryData) and self._cache_root is not None:
+            self._fill_cache(datamodule, self._cache_root)
 
     def on_fit_end(self) -> None:
         """Write the trained heads to ``weights/heads.safetensors`` of the run's folder."""
@@ -148,13 +147,12 @@ class EpisodicTrainingMixin(_Host):
 
     def _encode_cached(self, batch: EpisodeBatch, prototypes: Tensor) -> tuple[ImageFeatures, Context]:
         if self._pairs is None:
-            self._fill_cache()
-        if self._pairs is None:
             msg = "Batches of cached features come from a data module with a cache."
             raise RuntimeError(msg)
         residuals = self._pairs(batch.image_path, batch.reference_paths)
-        query = ImageFeatures(batch.patches.float(), batch.pooled.float())
-        return query, Context(None, batch.reference_pooled.float(), prototypes, residuals)
+        features = (batch.patches, batch.pooled, batch.reference_pooled, residuals)
+        patches, pooled, reference_pooled, residuals = (part.to(prototypes) for part in features)
+        return ImageFeatures(patches, pooled), Context(None, reference_pooled, prototypes, residuals)
 
     # -------------------------------------------------------------------------------------------------- validation
     def _score_episodes(self, batch: EpisodeBatch) -> EpisodeBatch:

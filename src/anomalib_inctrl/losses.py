@@ -35,7 +35,7 @@ def focal_loss(probabilities: Tensor, targets: Tensor, gamma: float = 2.0, *, do
     _require_same_shape(probabilities, targets)
     if double_sigmoid:
         probabilities = probabilities.sigmoid()
-    probabilities = probabilities.float()
+    probabilities = _at_least_single(probabilities)
     right = torch.where(targets.bool(), probabilities, 1 - probabilities).clamp(_SMALLEST, _LARGEST)
     return -((1 - right) ** gamma * right.log()).mean()
 
@@ -65,12 +65,17 @@ def dice_loss(probabilities: Tensor, masks: Tensor) -> Tensor:
         tensor(0.3333)
     """
     _require_same_shape(probabilities, masks)
-    predicted, wanted = probabilities.float().flatten(1), masks.float().flatten(1)
+    predicted = _at_least_single(probabilities).flatten(1)
+    wanted = masks.to(predicted).flatten(1)
     empty = wanted.sum(dim=1, keepdim=True) == 0
     predicted = torch.where(empty, 1 - predicted, predicted)
     wanted = torch.where(empty, 1 - wanted, wanted)
     overlap = 2 * (predicted * wanted).sum(dim=1)
     return (1 - overlap / (predicted.sum(dim=1) + wanted.sum(dim=1))).mean()
+
+
+def _at_least_single(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _require_same_shape(predicted: Tensor, wanted: Tensor) -> None:

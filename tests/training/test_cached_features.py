@@ -28,7 +28,6 @@ def largest_difference(kit, folder, name: str, **options) -> float:
 
 def test_same_losses_with_and_without_cache(kit, name, tmp_path):
     difference = largest_difference(kit, tmp_path, name, learning_rate=0.0)
-    print(f"{name}: {difference:.2g}")
     assert difference < TOLERANCE
 
 
@@ -41,7 +40,6 @@ def test_rounding_is_all_that_differs_in_training(kit, name, tmp_path, monkeypat
 
     monkeypatch.setattr(ClipBackbone, "encode_image", rounded)
     difference = largest_difference(kit, tmp_path, name)
-    print(f"{name}: {difference:.2g}")
     assert difference < TOLERANCE
 
 

@@ -202,7 +202,7 @@ def test_pixel_losses_need_masks(kit, tmp_path):
 def test_phase_and_data_must_fit(kit, tmp_path):
     with pytest.raises(ValueError, match="AuxiliaryData is for training: set phase='train'"):
         kit.fit(kit.build("InCTRL", phase="few_shot"), tmp_path)
-    with pytest.raises(ValueError, match="phase='train' takes AuxiliaryData .* got MVTecAD"):
+    with pytest.raises(ValueError, match=r"phase='train' takes AuxiliaryData .* got MVTecAD"):
         kit.fit(kit.build("InCTRL"), tmp_path, kit.part("bolt"))
 
 

@@ -40,7 +40,6 @@ def test_resuming_gives_the_same_weights(kit, name, trained, tmp_path, killed):
     resumed = kit.fit(kit.build(name, seed=1), tmp_path / "whole", epochs=4, ckpt_path=checkpoint)
     assert len(resumed.losses.steps) == 6
     difference = largest_difference(resumed.heads, trained.heads)
-    print(f"{name}: {difference:.2g}")
     assert difference < 1e-6
     assert resumed.losses.steps == trained.losses.steps[6:]
 
