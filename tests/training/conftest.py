@@ -127,6 +127,9 @@ class Kit:
         defaults = {"batch_size": 8, "steps_per_epoch": 3, "k_shots": [1, 2], "validation_categories": ["MVTecAD/tile"]}
         return AuxiliaryData(parts, **defaults | options)
 
+    def data_without_validation(self) -> AuxiliaryData:
+        return self.data(parts=[self.part("bolt"), self.part("leaf")], validation_categories=[])
+
     def build(self, name: str, seed: int = 0, **options: Any) -> InCTRL | InCTRLv2:
         """A model to train, with cached features unless told otherwise."""
         seed_everything(seed)
@@ -158,22 +161,24 @@ class Kit:
         return next(iter(data.train_dataloader()))
 
 
-_prototypes: dict[tuple[str, str], torch.Tensor] = {}
+def encode_text_once(patch: pytest.MonkeyPatch) -> None:
+    """Remember text prototypes across models: the many models of these tests have one and the same text tower."""
+    encode = ClipBackbone.text_prototypes
+    prototypes: dict[Any, torch.Tensor] = {}
+
+    def remember(self: ClipBackbone, class_name: str) -> torch.Tensor:
+        key = (self.fingerprint, self.visual.conv1.weight.dtype, class_name)
+        if key not in prototypes:
+            prototypes[key] = encode(self, class_name)
+        return prototypes[key]
+
+    patch.setattr(ClipBackbone, "text_prototypes", remember)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _encode_text_once() -> Iterator[None]:
-    """Remember text prototypes across models: the many models of these tests have one and the same text tower."""
-    encode = ClipBackbone.text_prototypes
-
-    def remember(self: ClipBackbone, class_name: str) -> torch.Tensor:
-        key = (self.fingerprint, class_name)
-        if key not in _prototypes:
-            _prototypes[key] = encode(self, class_name)
-        return _prototypes[key]
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ClipBackbone, "text_prototypes", remember)
+        encode_text_once(patch)
         yield
 
 

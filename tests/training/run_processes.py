@@ -9,6 +9,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 
@@ -16,10 +17,13 @@ def main(devices: int, root: Path, features: Path, results: Path) -> None:
     spec = importlib.util.spec_from_file_location("training_conftest", Path(__file__).with_name("conftest.py"))
     conftest = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(conftest)
+    conftest.encode_text_once(pytest.MonkeyPatch())
     kit = conftest.Kit(root, features)
     for name in conftest.MODELS:
         strategy = {"devices": devices, "strategy": "ddp"} if devices > 1 else {}
-        run = kit.fit(kit.build(name), results / name, epochs=2, precision="64-true", **strategy)
+        run = kit.fit(
+            kit.build(name), results / name, kit.data_without_validation(), 2, precision="64-true", **strategy
+        )
         if run.engine.trainer.is_global_zero:
             torch.save({"losses": run.losses.steps, "heads": run.heads}, results / f"{name}.pt")
 

@@ -17,7 +17,7 @@ import torch
 SOURCE = Path(__file__).parents[2] / "src"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def two_processes(kit, tmp_path_factory) -> Path:
     results = tmp_path_factory.mktemp("processes")
     path = os.pathsep.join(filter(None, [str(SOURCE), os.environ.get("PYTHONPATH", "")]))
@@ -31,11 +31,16 @@ def two_processes(kit, tmp_path_factory) -> Path:
 
 def test_two_processes_train_as_one(kit, name, two_processes, tmp_path):
     two = torch.load(two_processes / f"{name}.pt")
-    one = kit.fit(kit.build(name, feature_cache=two_processes / "features"), tmp_path, epochs=2, precision="64-true")
+    one = kit.fit(
+        kit.build(name, feature_cache=two_processes / "features"),
+        tmp_path,
+        kit.data_without_validation(),
+        2,
+        precision="64-true",
+    )
     assert len(one.losses.steps) == 6
     losses = max(abs(a[term] - b[term]) for a, b in zip(one.losses.steps, two["losses"], strict=True) for term in a)
     weights = max((one.heads[key].float() - value.float()).abs().max().item() for key, value in two["heads"].items())
-    print("DIFF", name, losses, weights)
     assert losses < 1e-4, weights
     assert weights < 1e-3
     assert one.heads.keys() == two["heads"].keys()
