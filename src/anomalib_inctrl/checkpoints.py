@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import torch
 from anomalib.utils.serialization import anomalib_safe_globals
+from safetensors import safe_open
+from safetensors.torch import save
 
 from anomalib_inctrl.clip import fingerprint
 
@@ -20,6 +24,8 @@ if TYPE_CHECKING:
 
 METADATA_KEY = "anomalib_inctrl"
 _OWN_PREFIX = "model."
+_SAFETENSORS = ".safetensors"
+_FORMAT = "1"  # of our .safetensors files
 
 # Published name -> ours. Each head's `bn1` is never used in the published forward pass and left out.
 _PUBLISHED_HEADS = {"diff_head_ref": "image_head", "diff_head": "holistic_head"}
@@ -27,14 +33,57 @@ _PUBLISHED_LAYERS = {"projection1": 0, "bn2": 2, "projection2": 3, "bn3": 5, "pr
 _PUBLISHED_ADAPTER = {"adapter.fc.0.weight": "adapter.down.weight", "adapter.fc.2.weight": "adapter.up.weight"}
 
 
-def load_weights(model: InContextModel, source: str | Path) -> None:
+def save_weights(model: InContextModel, path: str | Path, metadata: Mapping[str, Any] | None = None) -> Path:
+    """Write the heads in use, without towers and references, to a file that appears complete or not at all.
+
+    Args:
+        model (InContextModel): Trained model.
+        path (str | Path): File to write, with the suffix ``.safetensors``.
+        metadata (Mapping[str, Any] | None): Plain data to go with it beside ``branches`` and ``backbone``; every value
+            is kept as JSON.
+
+    Returns:
+        Path: The file.
+
+    Raises:
+        ValueError: If the suffix is another one, or no branch is in use.
+    """
+    path = Path(path)
+    if path.suffix != _SAFETENSORS or not model.branches:
+        msg = f"Heads are saved to a {_SAFETENSORS} file, got {path.name!r}; branches in use: {sorted(model.branches)}."
+        raise ValueError(msg)
+    parts = [f"{part}." for branch in model.branches for part in model.BRANCHES[branch]]
+    state = {f"{_OWN_PREFIX}{k}": v for k, v in model.state_dict().items() if k.startswith(tuple(parts))}
+    state[f"{_OWN_PREFIX}branch_flags"] = model.branch_flags
+    backbone = model.backbone
+    record = {"name": backbone.name, "blocks": list(backbone.blocks), "fingerprint": backbone.fingerprint}
+    metadata = {"branches": list(model.BRANCHES), "backbone": record} | dict(metadata or {})
+    content = save(
+        {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()},
+        {METADATA_KEY: _FORMAT, **{key: json.dumps(value) for key, value in metadata.items()}},
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{uuid4().hex}.tmp")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def load_weights(model: InContextModel, source: str | Path) -> dict[str, Any] | None:
     """Load trained heads and put their branches to use.
 
     Args:
         model (InContextModel): Model to load into.
         source (str | Path): ``"random"`` for untrained heads in the full formula; a checkpoint of ours, or one
-            published by InCTRL's authors, recognised by its content. The towers of a published checkpoint are loaded
-            as well, so that it needs no other weights.
+            published by InCTRL's authors, recognised by its content; or a ``.safetensors`` file of
+            :func:`save_weights`. The towers of a published checkpoint are loaded as well, so that it needs no other
+            weights.
+
+    Returns:
+        dict | None: What the heads were trained on, if the file says so.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -42,7 +91,7 @@ def load_weights(model: InContextModel, source: str | Path) -> None:
     """
     if str(source) == "random":
         model.use_branches(model.BRANCHES)
-        return
+        return None
     state, metadata = _read(Path(source))
     if _is_published(state):
         _load_published_towers(model.backbone, state, source)
@@ -56,10 +105,12 @@ def load_weights(model: InContextModel, source: str | Path) -> None:
     if not branches:
         msg = f"{source} holds no trained heads for {type(model).__name__}, which has {sorted(model.BRANCHES)}."
         raise ValueError(msg)
+    _check_scale(model, branches, metadata, source)
     for branch in sorted(branches):
         for part in model.BRANCHES[branch]:
             _load_part(model, part, state, source)
     model.use_branches(branches)
+    return metadata.get("training")
 
 
 def check_backbone(backbone: ClipBackbone, recorded: Mapping[str, Any], source: str | Path) -> None:
@@ -89,8 +140,11 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         msg = f"weights={str(path)!r}: there is no such file. Give a checkpoint, 'random', or None for training-free."
         raise FileNotFoundError(msg)
     try:
-        with anomalib_safe_globals():
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        if path.suffix == _SAFETENSORS:
+            content = _read_safetensors(path)
+        else:
+            with anomalib_safe_globals():
+                content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         msg = f"{path} can't be read as a checkpoint: {type(error).__name__}: {error}"
         raise ValueError(msg) from error
@@ -105,9 +159,27 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     raise ValueError(msg)
 
 
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    """Bring a file of ours into a checkpoint's form; other files give their tensors."""
+    with safe_open(path, "pt") as file:
+        state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+        metadata = dict(file.metadata() or {})
+    if metadata.pop(METADATA_KEY, None) is None:
+        return state
+    return {"state_dict": state, METADATA_KEY: {key: json.loads(value) for key, value in metadata.items()}}
+
+
 def _branches_in_use(state: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> set[str]:
     names = metadata.get("branches", [])
     return {name for name, flag in zip(names, state["branch_flags"].tolist(), strict=True) if flag}
+
+
+def _check_scale(model: InContextModel, branches: set[str], metadata: Mapping[str, Any], source: str | Path) -> None:
+    """Refuse patch adapters trained at another scale; alpha and beta, in contrast, may be chosen freely afterwards."""
+    recorded, here = metadata.get("options", {}).get("patch_scale"), model.options.get("patch_scale")
+    if recorded != here and None not in (recorded, here) and branches & {"discriminative", "one_class"}:
+        msg = f"{source} was trained with patch_scale={recorded}, this model has {here}: set the same."
+        raise ValueError(msg)
 
 
 def _load_part(model: InContextModel, part: str, state: Mapping[str, Tensor], source: str | Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
+import torch.distributed.nn
 from anomalib.data import InferenceBatch
 from torch import Tensor, nn
 
@@ -47,6 +48,27 @@ class ResidualAdapter(nn.Module):
         return self.up(self.down(features).relu()).relu()
 
 
+class GlobalBatchNorm(nn.BatchNorm1d):
+    """Batch norm over the batches of all processes, so that training does not depend on how many share a batch.
+
+    torch's ``SyncBatchNorm`` needs a GPU; this gathers the few values there are on any device.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise ``(B, width)``."""
+        if not self.training or not is_distributed():
+            return super().forward(input)
+        gathered = torch.cat(torch.distributed.nn.functional.all_gather(input.contiguous()))
+        start = torch.distributed.get_rank() * input.shape[0]
+        return super().forward(gathered)[start : start + input.shape[0]]
+
+
+def is_distributed() -> bool:
+    """Whether several processes train together."""
+    distributed = torch.distributed
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
 class ScoreHead(nn.Module):
     """Small classifier that ends in a probability: eta and phi of InCTRL (equations 5 and 8).
 
@@ -59,8 +81,8 @@ class ScoreHead(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Linear(width, 128), nn.ReLU(), nn.BatchNorm1d(128),
-            nn.Linear(128, 64), nn.ReLU(), nn.BatchNorm1d(64),
+            nn.Linear(width, 128), nn.ReLU(), GlobalBatchNorm(128),
+            nn.Linear(128, 64), nn.ReLU(), GlobalBatchNorm(64),
             nn.Linear(64, 1),
         )  # fmt: skip
 
@@ -195,9 +217,14 @@ class InContextModel(nn.Module):
         with torch.inference_mode(mode=False), torch.no_grad():
             images = images.clone()
             features = self.backbone.encode_image(images)
-            if class_name not in self._text_prototypes:
+            return features, self.text_prototypes(class_name), self.backbone.to_pictures(images)
+
+    def text_prototypes(self, class_name: str) -> Tensor:
+        """Text prototypes of a class, ``(2, D)``, encoded once."""
+        if class_name not in self._text_prototypes:
+            with torch.inference_mode(mode=False):
                 self._text_prototypes[class_name] = self.backbone.text_prototypes(class_name)
-            return features, self._text_prototypes[class_name], self.backbone.to_pictures(images)
+        return self._text_prototypes[class_name].to(self.branch_flags.device)
 
     def forward(self, images: Tensor, class_names: Sequence[str] | None = None) -> InferenceBatch:
         """Score images.

@@ -14,6 +14,9 @@ from torchvision.transforms.v2 import CenterCrop, Compose
 
 from anomalib_inctrl.checkpoints import METADATA_KEY, check_backbone, load_weights
 from anomalib_inctrl.clip import image_convention
+from anomalib_inctrl.data.auxiliary import AuxiliaryData
+from anomalib_inctrl.data.episodes import EpisodeBatch
+from anomalib_inctrl.episodic_training import EpisodicTrainingMixin
 from anomalib_inctrl.evaluation import few_shot_evaluator
 from anomalib_inctrl.post_processing import InContextPostProcessor
 from anomalib_inctrl.pre_processing import ClipPreProcessor
@@ -43,7 +46,7 @@ Phase = Literal["few_shot", "train"]
 _FROZEN = "model.backbone."
 
 
-class InContextMixin(_Host):
+class InContextMixin(EpisodicTrainingMixin, _Host):
     """Shared behaviour of the Lightning models. Not an ``AnomalibModule``: anomalib lists only direct subclasses.
 
     References are collected when a validation, test or prediction run starts, after a checkpoint has been restored and
@@ -66,16 +69,15 @@ class InContextMixin(_Host):
         phase: Phase,
         geometry: Geometry,
         calibration: Calibration,
+        learning_rate: float,
+        feature_cache: str | Path | None,
+        double_sigmoid: bool,
     ) -> None:
         """Check and keep the shared options. Precedes ``AnomalibModule.__init__``, whose hooks read them."""
-        if phase != "few_shot":
-            msg = (
-                f"phase={phase!r}: this version runs with phase='few_shot' only; training on auxiliary data "
-                "(phase='train') is not part of it yet. Give trained heads by weights=... instead."
-                if phase == "train"
-                else f"phase must be 'few_shot' or 'train', got {phase!r}."
-            )
+        if phase not in {"few_shot", "train"}:
+            msg = f"phase must be 'few_shot' or 'train', got {phase!r}."
             raise ValueError(msg)
+        self.phase = phase
         if k_shot < 0:
             msg = f"k_shot must be 0 (text alone) or more, got {k_shot}."
             raise ValueError(msg)
@@ -87,6 +89,7 @@ class InContextMixin(_Host):
         self._convention = image_convention(backbone, pretrained)
         self._geometry = geometry
         self._calibration = calibration
+        self._set_training_options(learning_rate, feature_cache, double_sigmoid=double_sigmoid)
         self.reference_record: dict[str, Any] | None = None
         self._restored = False
         self._without_validation_data = False
@@ -95,7 +98,10 @@ class InContextMixin(_Host):
         """Load trained heads into the model that has just been built."""
         self._built_fingerprint = self.model.backbone.fingerprint
         if weights is not None:
-            load_weights(self.model, weights)
+            self.training_record = load_weights(self.model, weights)
+        if self.phase == "train":
+            self.model.use_branches(self.model.branches.union(self._trained_branches))
+            self._train_only_what_is_used()
         self._said_training_free = False
 
     def configure_pre_processor(self, image_size: tuple[int, int] | None = None) -> ClipPreProcessor:
@@ -125,16 +131,19 @@ class InContextMixin(_Host):
 
     @property
     def learning_type(self) -> LearningType:
-        """Few-shot, or zero-shot without references."""
+        """Few-shot, zero-shot without references, or one-class (which anomalib calls what it trains) in training."""
+        if self.phase == "train":
+            return LearningType.ONE_CLASS
         return LearningType.FEW_SHOT if self.k_shot else LearningType.ZERO_SHOT
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
-        """Nothing is imposed on the trainer."""
-        return {}
+        """In training, episodes are shared out by their own sampler and there is nothing to check for sanity."""
+        return {"num_sanity_val_steps": 0, "use_distributed_sampler": False} if self.phase == "train" else {}
 
-    def configure_optimizers(self) -> None:
-        """No optimizer: no gradient step is taken."""
+    def configure_optimizers(self) -> torch.optim.Optimizer | None:
+        """Adam on the heads in training; else none, as no gradient step is taken."""
+        return self._optimizer() if self.phase == "train" else None
 
     def val_dataloader(self) -> list:
         """Empty, so that a run on a plain folder, which has no validation data, skips validation."""
@@ -148,6 +157,12 @@ class InContextMixin(_Host):
         if root.name == "latest" and not root.exists() and not root.is_symlink():
             create_versioned_dir(root.parent)  # else Lightning makes it a folder, and a later fit can't replace it
         datamodule = self._datamodule()
+        if self.phase == "train":
+            self._setup_training(datamodule)
+            return
+        if isinstance(datamodule, AuxiliaryData):
+            msg = "AuxiliaryData is for training: set phase='train' (--model.phase train), or give a target's data."
+            raise ValueError(msg)
         if datamodule is None:
             return
         self._crop_before_collating(datamodule)
@@ -156,12 +171,14 @@ class InContextMixin(_Host):
 
     def on_validation_start(self) -> None:
         """Collect references if there are none yet."""
-        self._prepare_references()
+        if self.phase == "few_shot":
+            self._prepare_references()
 
     def on_test_start(self) -> None:
         """Collect references and calibrate if that has not been done."""
-        self._prepare_references()
-        self._prepare_calibration()
+        if self.phase == "few_shot":
+            self._prepare_references()
+            self._prepare_calibration()
 
     def on_predict_start(self) -> None:
         """Collect references and calibrate if that has not been done."""
@@ -170,12 +187,15 @@ class InContextMixin(_Host):
     def validation_step(self, batch: ImageBatch, *args: Any, **kwargs: Any) -> ImageBatch:
         """Score a batch."""
         del args, kwargs
+        if isinstance(batch, EpisodeBatch):
+            self._remember(self._score_episodes(batch))
+            return batch
         return self._score(batch)
 
     def test_step(self, batch: ImageBatch, *args: Any, **kwargs: Any) -> ImageBatch:
         """Score a batch."""
         del args, kwargs
-        return self._score(batch)
+        return self._score_episodes(batch) if isinstance(batch, EpisodeBatch) else self._score(batch)
 
     def predict_step(self, batch: ImageBatch, *args: Any, **kwargs: Any) -> ImageBatch:
         """Score a batch."""
@@ -184,6 +204,9 @@ class InContextMixin(_Host):
 
     def on_validation_epoch_end(self) -> None:
         """Calibrate from the references if they, not the validation split, are to give the threshold."""
+        if self.phase == "train":
+            self._log_validation()
+            return
         post_processor = self.post_processor
         if isinstance(post_processor, InContextPostProcessor) and (
             post_processor.calibration == "references" or self._without_validation_data
@@ -355,15 +378,11 @@ class InContextMixin(_Host):
             datamodule.val_data = train
 
     # ------------------------------------------------------------------------------------------------- checkpoints
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave out the frozen towers and record what the rest belongs to."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["hyper_parameters"].pop("weights", None)  # the heads are in the state dict
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What trained heads belong to, as plain data."""
         backbone = self.model.backbone
-        if backbone.fingerprint == self._built_fingerprint:  # else a published file has brought the towers along
-            for key in [k for k in checkpoint["state_dict"] if k.startswith(_FROZEN)]:
-                del checkpoint["state_dict"][key]
-        checkpoint[METADATA_KEY] = {
+        return {
             "model": type(self).__name__,
             "branches": list(self.model.BRANCHES),
             "backbone": {
@@ -373,8 +392,18 @@ class InContextMixin(_Host):
                 "fingerprint": backbone.fingerprint,
             },
             "options": self.model.options,
-            "references": self.reference_record,
+            "training": self.training_record,
         }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave out the frozen towers and record what the rest belongs to."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["hyper_parameters"].pop("weights", None)  # the heads are in the state dict
+        backbone = self.model.backbone
+        if backbone.fingerprint == self._built_fingerprint:  # else a published file has brought the towers along
+            for key in [k for k in checkpoint["state_dict"] if k.startswith(_FROZEN)]:
+                del checkpoint["state_dict"][key]
+        checkpoint[METADATA_KEY] = self.metadata | {"references": self.reference_record}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put the frozen towers in again, after checking that they are the same.
@@ -400,6 +429,8 @@ class InContextMixin(_Host):
         elif metadata:
             self.model.backbone.fingerprint = metadata["backbone"]["fingerprint"]
         self.reference_record = metadata.get("references")
+        if self.phase != "train":  # else it is what this run trains on
+            self.training_record = metadata.get("training")
         self._restored = True
         datamodule = self._datamodule()
         if datamodule is not None:  # it was set up with the constructor's geometry, the checkpoint's counts

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import CenterCrop, Compose, InterpolationMode, Normalize, Resize
 
 from anomalib_inctrl.clip import ImageConvention
+from anomalib_inctrl.data.episodes import EpisodeBatch
 
 Geometry = Literal["crop", "squash"]
 
@@ -28,6 +29,26 @@ class ClipPreProcessor(PreProcessor):
         super().__init__(Compose([*resize(convention.size, geometry), Normalize(convention.mean, convention.std)]))
         self.geometry = geometry
         self._set_export_transform()
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Preprocess a batch; episodes are preprocessed where they are read."""
+        if not isinstance(batch, EpisodeBatch):
+            super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+
+    def on_validation_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Preprocess a batch; episodes are preprocessed where they are read."""
+        del dataloader_idx
+        if not isinstance(batch, EpisodeBatch):
+            super().on_validation_batch_start(trainer, pl_module, batch, batch_idx)
+
+    def on_test_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Preprocess a batch; episodes are preprocessed where they are read."""
+        if not isinstance(batch, EpisodeBatch):
+            super().on_test_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
 
     def load_checkpoint_config(self, config: dict[str, Any]) -> None:
         """Restore the transform, and the export transform that goes with it."""

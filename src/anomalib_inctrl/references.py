@@ -10,25 +10,40 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the customary name
 
 from anomalib_inctrl.clip import ClipBackbone, ImageFeatures
+from anomalib_inctrl.scoring import nearest_residuals
 
 
 class Context(NamedTuple):
     """What queries of one class are compared with.
 
+    With a leading ``B`` every query has a context of its own.
+
     Attributes:
-        patches (Tensor): Reference patch tokens of unit length, ``(L, R, W)``; ``R`` is 0 without references.
+        patches (Tensor | None): Reference patch tokens of unit length, ``(L, R, W)``; ``R`` is 0 without references.
+            ``None`` if the residuals are given.
         pooled (Tensor): Reference image embeddings ``(K, D)``, not of unit length.
         prototypes (Tensor): Normal and anomalous text prototype of unit length, ``(2, D)``.
+        residuals (Tensor | None): Patch residuals ``(B, N)`` if they are known already.
     """
 
-    patches: Tensor
+    patches: Tensor | None
     pooled: Tensor
     prototypes: Tensor
+    residuals: Tensor | None = None
 
     @property
     def has_references(self) -> bool:
         """Whether there is any reference; without one only the text can tell."""
-        return self.pooled.shape[0] > 0
+        return self.pooled.shape[-2] > 0
+
+    def patch_residuals(self, query: Tensor) -> Tensor:
+        """Residuals ``(B, N)`` of query patches ``(B, L, N, W)`` to the nearest reference patches."""
+        if self.residuals is not None:
+            return self.residuals
+        if self.patches is None:
+            msg = "A context has reference patches or residuals."
+            raise ValueError(msg)
+        return nearest_residuals(query, self.patches)
 
 
 class ReferenceBank(DynamicBufferMixin):

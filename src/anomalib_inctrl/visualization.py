@@ -14,6 +14,8 @@ from anomalib.visualization.image.functional import apply_colormap, overlay_imag
 from PIL import Image, ImageDraw, ImageFont
 from torch.nn import functional as F  # noqa: N812 - the customary name
 
+from anomalib_inctrl.data.episodes import EpisodeBatch
+
 if TYPE_CHECKING:
     from anomalib.data import ImageBatch, ImageItem
     from lightning.pytorch import Trainer
@@ -70,6 +72,8 @@ class InContextVisualizer(ImageVisualizer):
     ) -> None:
         """Draw every image of a batch; prediction batches come here as well."""
         del outputs, batch_idx, dataloader_idx
+        if isinstance(batch, EpisodeBatch):
+            return
         folder = Path(self.output_dir or Path(trainer.default_root_dir) / "images")
         datamodule = getattr(trainer, "datamodule", None)
         for index, item in enumerate(batch):

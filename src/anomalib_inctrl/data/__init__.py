@@ -2,9 +2,10 @@
 
 import anomalib.data
 
+from anomalib_inctrl.data.auxiliary import AuxiliaryData
 from anomalib_inctrl.data.demo import DemoAD
 
-__all__ = ["DemoAD"]
+__all__ = ["AuxiliaryData", "DemoAD"]
 
 
 def _register() -> None:

@@ -7,10 +7,12 @@ from pathlib import Path
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.visualization import Visualizer
-from torch import nn
+from torch import Tensor, nn
 
 from anomalib_inctrl.clip import ClipBackbone
+from anomalib_inctrl.data.episodes import EpisodeBatch
 from anomalib_inctrl.in_context_mixin import InContextMixin, Phase
+from anomalib_inctrl.losses import focal_loss
 from anomalib_inctrl.models.inctrl.torch_model import InCTRLModel
 from anomalib_inctrl.post_processing import Calibration
 from anomalib_inctrl.pre_processing import Geometry
@@ -33,13 +35,18 @@ class InCTRL(InContextMixin, AnomalibModule):
         reference_seed (int): Seed of the draw of references.
         few_shot_source (str | Path | None): Where references come from: a folder, an image, or a ``.pt`` list of
             preprocessed tensors. ``None`` draws them from the training split of the data module.
-        phase (str): ``"few_shot"`` runs on a target without training. ``"train"``, on auxiliary data, is to come.
+        phase (str): ``"few_shot"`` runs on a target without training. ``"train"`` trains
+            the heads on :class:`AuxiliaryData`.
         weights (str | Path | None): Trained heads: a checkpoint of this package, or one published by InCTRL's authors;
             ``"random"`` for untrained heads in the full formula, for tests. ``None`` runs training-free, on residuals
             and text alone.
         blocks (list[int] | None): Blocks of the vision tower whose patches are compared, 0-based. ``None`` takes
             those the papers take: 6, 8, 10 of 12, and the same fractions of other depths.
         alpha (float): Weight of the largest patch residual in the score, 0 to 1; the papers have 0.5.
+        learning_rate (float): Of Adam, in training.
+        feature_cache (str | Path | None): Folder in which training keeps the backbone's features, so that an image is
+            encoded once; ``None`` encodes it in every step.
+        double_sigmoid (bool): Train with the second sigmoid that the published code of InCTRL puts on probabilities.
         geometry (str): ``"crop"`` resizes the shorter side and crops the centre, as the papers do; ``"squash"`` resizes
             both sides, so that the ends of long images are seen, distorted.
         calibration (str): Where threshold and score range come from: ``"validation"`` data, or the normal
@@ -73,6 +80,9 @@ class InCTRL(InContextMixin, AnomalibModule):
         weights: str | Path | None = None,
         blocks: list[int] | None = None,
         alpha: float = 0.5,
+        learning_rate: float = 1e-3,
+        feature_cache: str | Path | None = None,
+        double_sigmoid: bool = False,
         geometry: Geometry = "crop",
         calibration: Calibration = "validation",
         pre_processor: nn.Module | bool = True,
@@ -90,7 +100,11 @@ class InCTRL(InContextMixin, AnomalibModule):
             phase=phase,
             geometry=geometry,
             calibration=calibration,
+            learning_rate=learning_rate,
+            feature_cache=feature_cache,
+            double_sigmoid=double_sigmoid,
         )
+        self._trained_branches = list(InCTRLModel.BRANCHES)
         super().__init__(
             pre_processor=pre_processor,
             post_processor=post_processor,
@@ -102,3 +116,12 @@ class InCTRL(InContextMixin, AnomalibModule):
             alpha=alpha,
         )
         self._finish(weights)
+
+    def loss_terms(self, batch: EpisodeBatch) -> dict[str, Tensor]:
+        """Focal losses of the score and of the image-level score (equation 9)."""
+        explanation = self.explain_episodes(batch)
+        options = {"double_sigmoid": self.double_sigmoid}
+        return {
+            "score": focal_loss(explanation.score, batch.gt_label, **options),
+            "image_score": focal_loss(explanation.image_score, batch.gt_label, **options),
+        }

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 from torch import Tensor
 
 from anomalib_inctrl.in_context import InContextModel, ResidualAdapter, ScoreHead, image_residual_score, require_share
-from anomalib_inctrl.scoring import class_probability, nearest_residuals, to_pixels
+from anomalib_inctrl.scoring import class_probability, to_pixels
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -77,7 +77,7 @@ class InCTRLModel(InContextModel):
         text_score = class_probability(query.pooled, context.prototypes)  # s_a
         if not context.has_references:
             return self._score_by_text(text_score)
-        patch_residuals = nearest_residuals(query.patches, context.patches)  # M_x
+        patch_residuals = context.patch_residuals(query.patches)  # M_x
         patch_score = patch_residuals.amax(dim=1)  # s_p
         image_score = holistic_score = None
         global_score = text_score

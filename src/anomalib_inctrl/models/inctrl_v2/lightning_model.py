@@ -7,13 +7,17 @@ from pathlib import Path
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.visualization import Visualizer
-from torch import nn
+from torch import Tensor, nn
 
 from anomalib_inctrl.clip import ClipBackbone
+from anomalib_inctrl.data.auxiliary import AuxiliaryData
+from anomalib_inctrl.data.episodes import EpisodeBatch
 from anomalib_inctrl.in_context_mixin import InContextMixin, Phase
+from anomalib_inctrl.losses import dice_loss, focal_loss
 from anomalib_inctrl.models.inctrl_v2.torch_model import InCTRLv2Model
 from anomalib_inctrl.post_processing import Calibration
 from anomalib_inctrl.pre_processing import Geometry
+from anomalib_inctrl.scoring import to_pixels
 
 
 class InCTRLv2(InContextMixin, AnomalibModule):
@@ -33,7 +37,8 @@ class InCTRLv2(InContextMixin, AnomalibModule):
         reference_seed (int): Seed of the draw of references.
         few_shot_source (str | Path | None): Where references come from: a folder, an image, or a ``.pt`` list of
             preprocessed tensors. ``None`` draws them from the training split of the data module.
-        phase (str): ``"few_shot"`` runs on a target without training. ``"train"``, on auxiliary data, is to come.
+        phase (str): ``"few_shot"`` runs on a target without training. ``"train"`` trains
+            the heads on :class:`AuxiliaryData`.
         weights (str | Path | None): Trained heads: a checkpoint of this package, or one published by InCTRL's authors;
             ``"random"`` for untrained heads in the full formula, for tests. ``None`` runs training-free, on residuals
             and text alone.
@@ -43,6 +48,14 @@ class InCTRLv2(InContextMixin, AnomalibModule):
         beta (float): Weight of the one-class map in the pixel map, 0 to 1; the paper has 0.75.
         patch_scale (float): Factor on the similarity of patches and text before the softmax; ours by choice.
         adapter_per_block (bool): Whether every tapped block has an adapter of its own; ours by choice.
+        branches (list[str] | None): Branches to train: ``"image"``, ``"discriminative"`` (DASL) and ``"one_class"``
+            (OASL); ``None`` for all.
+        pixel_loss (bool): Whether to train the maps with masks (L_P); without, the discriminative branch is not
+            trained.
+        learning_rate (float): Of Adam, in training.
+        feature_cache (str | Path | None): Folder in which training keeps the backbone's features, so that an image is
+            encoded once; ``None`` encodes it in every step.
+        double_sigmoid (bool): Train with the second sigmoid that the published code of InCTRL puts on probabilities.
         geometry (str): ``"crop"`` resizes the shorter side and crops the centre, as the papers do; ``"squash"`` resizes
             both sides, so that the ends of long images are seen, distorted.
         calibration (str): Where threshold and score range come from: ``"validation"`` data, or the normal
@@ -79,6 +92,11 @@ class InCTRLv2(InContextMixin, AnomalibModule):
         beta: float = 0.75,
         patch_scale: float = 100.0,
         adapter_per_block: bool = False,
+        branches: list[str] | None = None,
+        pixel_loss: bool = True,
+        learning_rate: float = 1e-3,
+        feature_cache: str | Path | None = None,
+        double_sigmoid: bool = False,
         geometry: Geometry = "crop",
         calibration: Calibration = "validation",
         pre_processor: nn.Module | bool = True,
@@ -96,7 +114,12 @@ class InCTRLv2(InContextMixin, AnomalibModule):
             phase=phase,
             geometry=geometry,
             calibration=calibration,
+            learning_rate=learning_rate,
+            feature_cache=feature_cache,
+            double_sigmoid=double_sigmoid,
         )
+        self._trained_branches = trained_branches(branches, pixel_loss=pixel_loss)
+        self.pixel_loss = pixel_loss
         super().__init__(
             pre_processor=pre_processor,
             post_processor=post_processor,
@@ -111,3 +134,61 @@ class InCTRLv2(InContextMixin, AnomalibModule):
             adapter_per_block=adapter_per_block,
         )
         self._finish(weights)
+
+    USES_NORMAL_STREAM = True
+    model: InCTRLv2Model
+
+    def loss_terms(self, batch: EpisodeBatch) -> dict[str, Tensor]:
+        """L_I + L_P on the mixed batch and L_OASL on the normal one, term by term."""
+        explanation = self.explain_episodes(batch)
+        terms = {}
+        if "image" in self._trained_branches:
+            terms["image"] = self._focal(explanation.score, batch.gt_label)
+        if "discriminative" in self._trained_branches:
+            maps = (explanation.abnormality, explanation.discriminative_map)
+            terms |= self._map_terms("pixel", maps, batch.gt_mask)
+        if batch.normal is not None:
+            maps = self.model.score_one_class(*self._encode(batch.normal))
+            terms |= self._map_terms("one_class", maps, batch.normal.gt_mask)
+        return terms
+
+    def _map_terms(self, name: str, maps: tuple[Tensor, Tensor], masks: Tensor) -> dict[str, Tensor]:
+        """Focal and Dice of the abnormality, Dice of its mean with the residual, all in pixels."""
+        backbone = self.model.backbone
+        abnormality, fused = (to_pixels(m, backbone.grid_size, backbone.image_size).squeeze(1) for m in maps)
+        return {
+            f"{name}_focal": self._focal(abnormality, masks),
+            f"{name}_dice": dice_loss(abnormality, masks),
+            f"{name}_fused_dice": dice_loss(fused, masks),
+        }
+
+    def _focal(self, probabilities: Tensor, targets: Tensor) -> Tensor:
+        return focal_loss(probabilities, targets, double_sigmoid=self.double_sigmoid)
+
+    def _wants_normal_stream(self) -> bool:
+        return "one_class" in self._trained_branches
+
+    def _check_training_data(self, datamodule: AuxiliaryData) -> None:
+        if "discriminative" in self._trained_branches and datamodule.lacks_masks:
+            msg = (
+                f"The pixel losses need masks, which {datamodule.lacks_masks} lack: leave these out of parts, set "
+                "pixel_loss=False, or train InCTRL, which needs none."
+            )
+            raise ValueError(msg)
+
+
+def trained_branches(branches: list[str] | None, *, pixel_loss: bool) -> list[str]:
+    """Branches that some loss trains: without pixel losses nothing trains the discriminative one.
+
+    Raises:
+        ValueError: If a branch does not exist, or none is left.
+    """
+    wanted = list(InCTRLv2Model.BRANCHES) if branches is None else branches
+    unknown = sorted(set(wanted) - InCTRLv2Model.BRANCHES.keys())
+    trained = [branch for branch in wanted if pixel_loss or branch != "discriminative"]
+    if unknown or not trained:
+        msg = f"branches={branches} with pixel_loss={pixel_loss}: take some of {list(InCTRLv2Model.BRANCHES)}" + (
+            "; without pixel losses the discriminative branch has nothing to be trained by."
+        )
+        raise ValueError(msg)
+    return trained

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from anomalib_inctrl.in_context import InContextModel, ResidualAdapter, ScoreHead, image_residual_score, require_share
-from anomalib_inctrl.scoring import class_probability, nearest_residuals, to_pixels
+from anomalib_inctrl.scoring import class_probability, to_pixels
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -148,7 +148,7 @@ class InCTRLv2Model(InContextModel):
         patch_residuals = patch_score = image_score = None
         text_score = score = class_probability(query.pooled, context.prototypes)  # s_q
         if context.has_references:
-            patch_residuals = nearest_residuals(query.patches, context.patches)  # M_x
+            patch_residuals = context.patch_residuals(query.patches)  # M_x
             patch_score = patch_residuals.amax(dim=1)  # s_p
             if "image" in self.branches:
                 image_score = image_residual_score(query.pooled, context.pooled, self.adapter, self.image_head)  # s_I
@@ -171,6 +171,15 @@ class InCTRLv2Model(InContextModel):
             score=score,
             anomaly_map=self._pixel_map(discriminative_map, one_class_map, text_score),
         )
+
+    def score_one_class(self, query: ImageFeatures, context: Context) -> tuple[Tensor, Tensor]:
+        """Score patches by the one-class branch alone.
+
+        Returns:
+            tuple[Tensor, Tensor]: S^_a and M_n, both ``(B, N)``.
+        """
+        abnormality = self.one_class_adapter(query.patches, context.prototypes)
+        return abnormality, (context.patch_residuals(query.patches) + abnormality) / 2
 
     def _abnormality(self, branch: str, query: ImageFeatures, context: Context) -> Tensor | None:
         if branch not in self.branches:

@@ -1,0 +1,101 @@
+"""What one step changes, and what it leaves alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+PARTS = {
+    "image": {"adapter", "image_head"},
+    "holistic": {"holistic_head"},
+    "discriminative": {"discriminative_adapter"},
+    "one_class": {"one_class_adapter"},
+}
+PIXEL = {"pixel_focal", "pixel_dice", "pixel_fused_dice"}
+ONE_CLASS = {"one_class_focal", "one_class_dice", "one_class_fused_dice"}
+CASES = [
+    ("InCTRL", {}, {"image", "holistic"}, {"score", "image_score"}),
+    ("InCTRL", {"double_sigmoid": True}, {"image", "holistic"}, {"score", "image_score"}),
+    ("InCTRLv2", {}, {"image", "discriminative", "one_class"}, {"image"} | PIXEL | ONE_CLASS),
+    ("InCTRLv2", {"branches": ["image"]}, {"image"}, {"image"}),
+    ("InCTRLv2", {"branches": ["discriminative"]}, {"discriminative"}, PIXEL),
+    ("InCTRLv2", {"branches": ["one_class"]}, {"one_class"}, ONE_CLASS),
+    ("InCTRLv2", {"pixel_loss": False}, {"image", "one_class"}, {"image"} | ONE_CLASS),
+    ("InCTRLv2", {"adapter_per_block": True}, {"image", "discriminative", "one_class"}, {"image"} | PIXEL | ONE_CLASS),
+]
+
+
+def touched(model) -> set[str]:
+    gradients = {n: p.grad for n, p in model.model.named_parameters() if p.grad is not None}
+    assert all(gradient.isfinite().all() for gradient in gradients.values())
+    return {n.split(".")[0] for n, gradient in gradients.items() if gradient.abs().max() > 0}
+
+
+@pytest.mark.parametrize(("name", "options", "branches", "terms"), CASES)
+def test_gradients_reach_the_trained_branches_alone(kit, monkeypatch, name, options, branches, terms):
+    model = kit.build(name, feature_cache=None, **options)
+    logged = {}
+    monkeypatch.setattr(model, "log", lambda name, value, **_: logged.update({name: value}))
+    monkeypatch.setattr(model, "log_dict", lambda values, **_: logged.update(values))
+    loss = model.training_step(kit.batch(model), 0)
+    loss.backward()
+
+    assert touched(model) == set().union(*(PARTS[branch] for branch in branches))
+    assert logged.keys() == {"loss"} | {f"loss/{term}" for term in terms}
+    assert loss.item() == pytest.approx(sum(logged[f"loss/{term}"].item() for term in terms), rel=1e-5)
+    assert model.model.branches == branches
+    optimized = {id(p) for group in model.configure_optimizers().param_groups for p in group["params"]}
+    assert optimized == {id(p) for p in model.parameters() if p.requires_grad}
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)  # else DDP waits in vain
+
+
+def test_the_normal_stream_changes_the_one_class_branch_alone(kit):
+    model = kit.build("InCTRLv2", feature_cache=None)
+    batch = kit.batch(model)
+    assert not batch.normal.gt_label.any()
+    assert not batch.normal.gt_mask.any()
+    before = kit.heads_of(model)
+    model.train()
+    maps = model.model.score_one_class(*model._encode(batch.normal))
+    assert all(torch.equal(value, before[key]) for key, value in kit.heads_of(model).items())  # batch norm's too
+    sum(model._map_terms("one_class", maps, batch.normal.gt_mask).values()).backward()
+    assert touched(model) == {"one_class_adapter"}
+
+
+def test_batch_norm_sees_the_mixed_batch_alone(kit):
+    """The running statistics after a step are the same without the normal stream, and so are the other terms."""
+    states, losses = [], []
+    for keep in (True, False):
+        model = kit.build("InCTRLv2", feature_cache=None).train()
+        batch = kit.batch(model)
+        batch.normal = batch.normal if keep else None
+        losses.append(model.loss_terms(batch))
+        states.append({k: v for k, v in model.model.state_dict().items() if "running" in k or "tracked" in k})
+    assert states[0]
+    assert states[0]["image_head.layers.2.num_batches_tracked"] == 1
+    assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+    assert all(torch.equal(losses[0][term], losses[1][term]) for term in losses[1])
+
+
+@pytest.mark.parametrize("options", [{"branches": ["holistic"]}, {"branches": []}])
+def test_unknown_or_no_branches(kit, options):
+    with pytest.raises(ValueError, match=r"take some of \['image', 'discriminative', 'one_class'\]"):
+        kit.build("InCTRLv2", **options)
+
+
+def test_a_discriminative_branch_needs_pixel_losses(kit):
+    with pytest.raises(ValueError, match="discriminative branch has nothing to be trained by"):
+        kit.build("InCTRLv2", branches=["discriminative"], pixel_loss=False)
+
+
+def test_the_backbone_stays_as_it_is(kit, trained):
+    backbone = trained.model.model.backbone
+    assert not backbone.training
+    assert not any(p.requires_grad for p in backbone.parameters())
+    fresh = kit.build(type(trained.model).__name__).model.backbone.state_dict()
+    assert all(torch.equal(value, fresh[key]) for key, value in backbone.state_dict().items())
+
+
+def test_training_lowers_the_loss(kit, name, tmp_path):
+    losses = kit.fit(kit.build(name), tmp_path, kit.data(steps_per_epoch=15), epochs=1).losses.of()
+    assert losses[-5:].mean() < 0.8 * losses[:5].mean()
