@@ -12,7 +12,7 @@ from anomalib.utils.serialization import anomalib_safe_globals
 from safetensors import safe_open
 from safetensors.torch import save
 
-from anomalib_inctrl.clip import fingerprint
+from anomalib_inctrl.clip import EMBEDDED_BACKBONE, fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -92,6 +92,9 @@ def load_weights(model: InContextModel, source: str | Path) -> dict[str, Any] | 
     if str(source) == "random":
         model.use_branches(model.BRANCHES)
         return None
+    if str(source) == EMBEDDED_BACKBONE:
+        msg = f"weights={source!r}: this version embeds no trained heads yet. Leave weights out to run training-free."
+        raise ValueError(msg)
     state, metadata = _read(Path(source))
     if _is_published(state):
         _load_published_towers(model.backbone, state, source)

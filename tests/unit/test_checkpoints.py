@@ -124,6 +124,11 @@ def test_a_part_of_another_size_is_named(tiny_backbone: ClipBackbone, tmp_path: 
         load_weights(InCTRLv2Model(tiny_backbone), path)
 
 
+def test_embedded_heads_are_said_to_be_missing(model: InContextModel):
+    with pytest.raises(ValueError, match=r"weights='inctrl-tiny': this version embeds no trained heads"):
+        load_weights(model, "inctrl-tiny")
+
+
 def test_a_missing_file_is_refused(model: InContextModel, tmp_path: Path):
     with pytest.raises(FileNotFoundError, match=r"weights='.*nowhere\.ckpt': there is no such file.*'random', or None"):
         load_weights(model, tmp_path / "nowhere.ckpt")
