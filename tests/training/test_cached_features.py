@@ -18,9 +18,10 @@ TOLERANCE = 3e-3
 
 def largest_difference(kit, folder, name: str, **options) -> float:
     """Largest difference of any loss term at any step, with and without cache."""
+    models = {cache: kit.build(name, feature_cache=cache, **options) for cache in (kit.cache, None)}
     cached, encoded = (
-        kit.fit(kit.build(name, feature_cache=cache, **options), folder / str(bool(cache))).losses.steps
-        for cache in (kit.cache, None)
+        kit.fit(model, folder / str(bool(cache)), kit.data_without_validation()).losses.steps
+        for cache, model in models.items()
     )
     assert len(cached) == len(encoded) == 3
     return max(abs(c[term] - e[term]) for c, e in zip(cached, encoded, strict=True) for term in c)

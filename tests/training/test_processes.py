@@ -29,6 +29,7 @@ def two_processes(kit, tmp_path_factory) -> Path:
     return results
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(kit, name, two_processes, tmp_path):
     two = torch.load(two_processes / f"{name}.pt")
     one = kit.fit(
