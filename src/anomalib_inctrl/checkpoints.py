@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 import torch
 from anomalib.utils.serialization import anomalib_safe_globals
@@ -13,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from anomalib_inctrl.clip import EMBEDDED_BACKBONE, fingerprint
+from anomalib_inctrl.files import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,13 +62,7 @@ def save_weights(model: InContextModel, path: str | Path, metadata: Mapping[str,
         {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()},
         {METADATA_KEY: _FORMAT, **{key: json.dumps(value) for key, value in metadata.items()}},
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{uuid4().hex}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, content)
     return path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from abc import abstractmethod
 from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,7 +47,6 @@ class EpisodicTrainingMixin(_Host):
     phase: str
     _trained_branches: list[str]
     metadata: dict[str, Any]
-    USES_NORMAL_STREAM = False
 
     def _set_training_options(
         self, learning_rate: float, feature_cache: str | Path | None, *, double_sigmoid: bool
@@ -58,9 +58,9 @@ class EpisodicTrainingMixin(_Host):
         self.training_record: dict[str, Any] | None = None
         self._validated: dict[str, list[ImageBatch]] = defaultdict(list)
 
+    @abstractmethod
     def loss_terms(self, batch: EpisodeBatch) -> dict[str, Tensor]:
         """Score a batch of episodes and name what is lost on it."""
-        raise NotImplementedError
 
     # -------------------------------------------------------------------------------------------------------- runs
     def _setup_training(self, datamodule: AnomalibDataModule | None) -> None:
@@ -74,14 +74,15 @@ class EpisodicTrainingMixin(_Host):
         self._check_training_data(datamodule)
         transform: Any = getattr(self.pre_processor, "transform", None)
         size = self.model.backbone.image_size
-        datamodule.attach(transform, size, None, normal_stream=self.USES_NORMAL_STREAM and self._wants_normal_stream())
+        datamodule.attach(transform, size, None, normal_stream=self._wants_normal_stream())
         self.training_record = datamodule.summary
 
     def _check_training_data(self, datamodule: AuxiliaryData) -> None:
         """Refuse data the loss can't use."""
 
     def _wants_normal_stream(self) -> bool:
-        return True
+        """Whether the loss has a part for normal images alone."""
+        return False
 
     def _fill_cache(self, datamodule: AuxiliaryData, root: str | Path) -> None:
         """Encode what the cache lacks, once per node; other processes of the node wait.

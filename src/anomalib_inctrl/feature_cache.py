@@ -12,7 +12,6 @@ from contextlib import contextmanager, suppress
 from math import ceil, prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from anomalib_inctrl.clip import ClipBackbone, ImageFeatures, fingerprint
+from anomalib_inctrl.files import write_atomically
 from anomalib_inctrl.reference_images import read_references
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class FeatureCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._remove_leftovers()
         self._require_room(len(missing))
-        _write(self.folder / "cache.json", f"{self._description}\n".encode())
+        write_atomically(self.folder / "cache.json", f"{self._description}\n".encode())
         # A generator of its own keeps the loader from drawing from the global one, so that a run is the same whether
         # or not it had to fill the cache.
         batches: DataLoader = DataLoader(
@@ -213,7 +213,7 @@ class FeatureCache:
             values = torch.cat([patches.flatten(), pooled]).half()
             if not values.isfinite().all():
                 raise ValueError(self._overflow(path, patches, pooled))
-            _write(self._file(digest), values.numpy().astype(_VALUE).tobytes())
+            write_atomically(self._file(digest), values.numpy().astype(_VALUE).tobytes())
 
     def _overflow(self, path: str, patches: Tensor, pooled: Tensor) -> str:
         parts = dict(zip((f"block {index}" for index in self.backbone.blocks), patches, strict=True))
@@ -293,17 +293,6 @@ def _placed(module: nn.Module, device: torch.device | None) -> Iterator[None]:
         yield
     finally:
         module.to(home)
-
-
-def _write(file: Path, content: bytes) -> None:
-    """Write a file that appears complete or not at all, also when other processes write the same one."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f"{file.name}.{uuid4().hex}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _size(file: Path) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
@@ -126,7 +127,7 @@ def require_share(name: str, value: float) -> None:
         raise ValueError(msg)
 
 
-class InContextModel(nn.Module):
+class InContextModel(nn.Module, ABC):
     """Base of the torch models: references in, scores and maps out.
 
     A subclass names its trainable parts in :attr:`BRANCHES` and implements :meth:`score`. A branch counts only once it
@@ -149,9 +150,9 @@ class InContextModel(nn.Module):
         self.use_branches(branches)
 
     @property
+    @abstractmethod
     def options(self) -> dict[str, float]:
         """Numbers of the formula that are set by hand: other ones give other scores."""
-        raise NotImplementedError
 
     @property
     def branches(self) -> frozenset[str]:
@@ -257,9 +258,9 @@ class InContextModel(nn.Module):
         order = torch.tensor([row for name in contexts for row in rows[name]], device=images.device).argsort()
         return merge(parts, order)
 
+    @abstractmethod
     def score(self, query: ImageFeatures, context: Context) -> Explanation:
         """Compare queries with their context; the model's own formulae."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def score_normals(self, class_name: str | None = None) -> Explanation:

@@ -127,7 +127,8 @@ class InContextVisualizer(ImageVisualizer):
         if evidence:
             rows.append((f"evidence, one scale from 0 to {top:.3f}", evidence))
         class_name, references = self._reference_row(item, pl_module)
-        rows.append((f"references of class {class_name!r}", references) if references else ("text alone, no map", []))
+        without = "no references" if evidence else "text alone, no map"
+        rows.append((f"references of class {class_name!r}", references) if references else (without, []))
         return _compose(rows, scale_row=1 if evidence else None, top=top)
 
     def _panel(

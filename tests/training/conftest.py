@@ -156,7 +156,7 @@ class Kit:
         data = data or self.data()
         data.setup()
         transform = model.pre_processor.transform
-        normal_stream = model.USES_NORMAL_STREAM and model._wants_normal_stream()
+        normal_stream = model._wants_normal_stream()
         data.attach(transform, model.model.backbone.image_size, None, normal_stream=normal_stream)
         return next(iter(data.train_dataloader()))
 

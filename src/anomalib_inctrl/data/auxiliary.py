@@ -291,7 +291,6 @@ class EpisodeDataset(Dataset):
             category=[query.category for query in queries],
             class_name=[query.class_name for query in queries],
             image_path=[query.path for query in queries],
-            has_masks=all(query.mask_path is not None for query in queries if query.anomalous),
         )
 
     def _read(self, queries: Sequence[LabelledImage], references: Sequence[Sequence[str]]) -> dict[str, Any]:

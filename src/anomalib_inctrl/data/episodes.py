@@ -194,7 +194,6 @@ class EpisodeBatch:
         class_name (list[str]): Of every query.
         image_path (list[str]): Of every query.
         reference_paths (list[list[str]]): Of every query.
-        has_masks (bool): Whether every anomalous query has a mask.
         normal (EpisodeBatch | None): The one-class stream.
         pred_score (Tensor | None): Filled in by the model.
         anomaly_map (Tensor | None): Filled in by the model.
@@ -213,7 +212,6 @@ class EpisodeBatch:
     class_name: list[str]
     image_path: list[str]
     reference_paths: list[list[str]]
-    has_masks: bool
     normal: EpisodeBatch | None = None
     pred_score: Any = None
     anomaly_map: Any = None

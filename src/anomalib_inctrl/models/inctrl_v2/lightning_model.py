@@ -135,7 +135,6 @@ class InCTRLv2(InContextMixin, AnomalibModule):
         )
         self._finish(weights)
 
-    USES_NORMAL_STREAM = True
     model: InCTRLv2Model
 
     def loss_terms(self, batch: EpisodeBatch) -> dict[str, Tensor]:
