@@ -1,4 +1,7 @@
-"""Fixtures shared by the tests. Nothing here needs a network: the backbones are small and have random weights."""
+"""Fixtures shared by the tests. Nothing here needs a network: the backbone is the small one that is embedded.
+
+What tests the formulae takes it untrained, whose weights come from a seed: no new file of weights can then fail them.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,13 @@ def _seed() -> None:
 
 @pytest.fixture(scope="session")
 def tiny_backbone() -> ClipBackbone:
+    """The architecture of the embedded backbone, untrained."""
+    return ClipBackbone("inctrl-tiny", random=True)
+
+
+@pytest.fixture(scope="session")
+def embedded_backbone() -> ClipBackbone:
+    """The embedded backbone with the weights users have."""
     return ClipBackbone("inctrl-tiny")
 
 

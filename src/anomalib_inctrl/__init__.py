@@ -9,18 +9,19 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from anomalib_inctrl.data import AuxiliaryData, DemoAD
+    from anomalib_inctrl.data import AuxiliaryData, DemoAD, ProceduralAD
     from anomalib_inctrl.models import InCTRL, InCTRLv2
 
 __version__ = "0.1.0.dev0"
 
-__all__ = ["AuxiliaryData", "DemoAD", "InCTRL", "InCTRLv2", "__version__"]
+__all__ = ["AuxiliaryData", "DemoAD", "InCTRL", "InCTRLv2", "ProceduralAD", "__version__"]
 
 _HOME = {
     "AuxiliaryData": "anomalib_inctrl.data",
     "DemoAD": "anomalib_inctrl.data",
     "InCTRL": "anomalib_inctrl.models",
     "InCTRLv2": "anomalib_inctrl.models",
+    "ProceduralAD": "anomalib_inctrl.data",
 }
 
 

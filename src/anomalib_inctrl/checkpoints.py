@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from anomalib.utils.serialization import anomalib_safe_globals
 from safetensors import safe_open
 from safetensors.torch import save
 
-from anomalib_inctrl.clip import EMBEDDED_BACKBONE, fingerprint
+from anomalib_inctrl.clip import EMBEDDED_BACKBONE, embedded_file, fingerprint
 from anomalib_inctrl.files import write_atomically
 
 if TYPE_CHECKING:
@@ -71,8 +72,8 @@ def load_weights(model: InContextModel, source: str | Path) -> dict[str, Any] | 
 
     Args:
         model (InContextModel): Model to load into.
-        source (str | Path): ``"random"`` for untrained heads in the full formula; a checkpoint of ours, or one
-            published by InCTRL's authors, recognised by its content; or a ``.safetensors`` file of
+        source (str | Path): ``"random"`` for untrained heads in the full formula; ``"inctrl-tiny"`` for those embedded
+            with that backbone; a checkpoint of ours, or one published by InCTRL's authors, recognised by its content; or a ``.safetensors`` file of
             :func:`save_weights`. The towers of a published checkpoint are loaded as well, so that it needs no other
             weights.
 
@@ -87,9 +88,10 @@ def load_weights(model: InContextModel, source: str | Path) -> dict[str, Any] | 
         model.use_branches(model.BRANCHES)
         return None
     if str(source) == EMBEDDED_BACKBONE:
-        msg = f"weights={source!r}: this version embeds no trained heads yet. Leave weights out to run training-free."
-        raise ValueError(msg)
-    state, metadata = _read(Path(source))
+        with resources.as_file(embedded_file(f"{model.HEADS}.safetensors")) as path:
+            state, metadata = _read(path)
+    else:
+        state, metadata = _read(Path(source))
     if _is_published(state):
         _load_published_towers(model.backbone, state, source)
         model.forget_references()  # those at hand were seen through other towers

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from safetensors.torch import load
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the customary name
 
@@ -17,6 +18,7 @@ from anomalib_inctrl.prompts import prompt_ensemble
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from importlib.resources.abc import Traversable
 
 EMBEDDED_BACKBONE = "inctrl-tiny"
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -56,6 +58,7 @@ class ClipBackbone(nn.Module):
             Ignored by the embedded backbone.
         blocks (Sequence[int] | None): Blocks whose outputs are tapped, 0-based. ``None`` for
             :func:`default_blocks`.
+        random (bool): Leave the embedded backbone untrained: its start, and a baseline to measure it by.
 
     Raises:
         ValueError: If the name, the tag or a block does not exist, or the vision tower is of another kind.
@@ -71,9 +74,11 @@ class ClipBackbone(nn.Module):
         name: str,
         pretrained: str | Path | None = None,
         blocks: Sequence[int] | None = None,
+        *,
+        random: bool = False,
     ) -> None:
         super().__init__()
-        model = create_clip(name, pretrained)
+        model = create_clip(name, pretrained, random=random)
         _require_plain_vision_transformer(name, model.visual)
         self.name = name
         self.visual = model.visual
@@ -127,7 +132,6 @@ class ClipBackbone(nn.Module):
                 taps.append(tokens[:, 1:])
         return ImageFeatures(patches=torch.stack(taps, dim=1), pooled=self._pool(tokens))
 
-    @torch.no_grad()
     def encode_sentences(self, sentences: Sequence[str]) -> Tensor:
         """Embed sentences in the joint space.
 
@@ -264,12 +268,14 @@ def image_convention(name: str, pretrained: str | Path | None = None) -> ImageCo
     )
 
 
-def create_clip(name: str, pretrained: str | Path | None) -> Any:
+def create_clip(name: str, pretrained: str | Path | None, *, random: bool = False) -> Any:
     """Build an open_clip model.
 
     Args:
         name (str): open_clip architecture or ``"inctrl-tiny"``.
-        pretrained (str | Path | None): Tag, local file, or ``None`` for random weights from a fixed seed.
+        pretrained (str | Path | None): Tag, local file, or ``None`` for random weights from a fixed seed. The embedded
+            backbone ignores it.
+        random (bool): Random weights for the embedded backbone too.
 
     Raises:
         ValueError: If the architecture or tag does not exist.
@@ -285,18 +291,26 @@ def create_clip(name: str, pretrained: str | Path | None) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(_SEED)  # torch.manual_seed would reseed every GPU as well
         try:
-            return open_clip.create_model(name, pretrained=source)
+            model = open_clip.create_model(name, pretrained=source)
         except Exception as error:
             if source is None:
                 raise
             raise RuntimeError(_weights_help(name, source, error)) from error
+    if name == EMBEDDED_BACKBONE and not random:
+        model.load_state_dict(load(embedded_file("safetensors").read_bytes()))
+    return model
+
+
+def embedded_file(kind: str) -> Traversable:
+    """Find a file of the embedded backbone: its architecture (``"json"``) or its weights (``"safetensors"``)."""
+    return resources.files("anomalib_inctrl") / "backbones" / f"{EMBEDDED_BACKBONE}.{kind}"
 
 
 @cache
 def _register_embedded() -> None:
     import open_clip
 
-    with resources.as_file(resources.files("anomalib_inctrl") / "backbones" / f"{EMBEDDED_BACKBONE}.json") as path:
+    with resources.as_file(embedded_file("json")) as path:
         open_clip.add_model_config(path)
 
 

@@ -64,7 +64,7 @@ class FeatureCache:
         >>> from anomalib_inctrl.pre_processing import ClipPreProcessor
         >>> backbone = ClipBackbone("inctrl-tiny")
         >>> cache = FeatureCache("features", backbone, ClipPreProcessor(backbone.convention).transform)
-        >>> cache.bytes_per_image == 2 * (3 * 256 * 192 + 128)
+        >>> cache.bytes_per_image == 2 * (3 * backbone.num_patches * backbone.width + backbone.embed_dim)
         True
     """
 

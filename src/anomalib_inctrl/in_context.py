@@ -138,6 +138,9 @@ class InContextModel(nn.Module, ABC):
         branches (Iterable[str]): Branches in use from the start.
     """
 
+    HEADS: ClassVar[str]
+    """What the file of heads embedded with ``inctrl-tiny`` is called."""
+
     BRANCHES: ClassVar[dict[str, tuple[str, ...]]]
     branch_flags: Tensor
 

@@ -20,6 +20,7 @@ from anomalib_inctrl.episodic_training import EpisodicTrainingMixin
 from anomalib_inctrl.evaluation import few_shot_evaluator
 from anomalib_inctrl.post_processing import InContextPostProcessor
 from anomalib_inctrl.pre_processing import ClipPreProcessor
+from anomalib_inctrl.prompts import class_name_of
 from anomalib_inctrl.reference_images import ReferenceImages, draw, from_source, read_references, require_eight_bits
 from anomalib_inctrl.visualization import InContextVisualizer
 
@@ -299,7 +300,7 @@ class InContextMixin(EpisodicTrainingMixin, _Host):
                 "(--ckpt_path), call model.model.set_references(...), or set k_shot=0 to score by text alone."
             )
             raise RuntimeError(msg)
-        class_name = self.class_name or (datamodule.category if datamodule is not None else None) or "object"
+        class_name = self.class_name or class_name_of(datamodule)
         self._use({class_name: references}, datamodule)
 
     def _collect_from_training_split(self, datamodule: AnomalibDataModule) -> None:
@@ -311,7 +312,7 @@ class InContextMixin(EpisodicTrainingMixin, _Host):
             )
             raise ValueError(msg)
         normal = samples[samples.label_index == 0] if "label_index" in samples else samples
-        default = self.class_name or datamodule.category or "object"
+        default = self.class_name or class_name_of(datamodule)
         groups = normal.groupby("category").image_path if "category" in normal else [(default, normal.image_path)]
         self._use(
             {

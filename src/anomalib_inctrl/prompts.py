@@ -7,6 +7,8 @@ pair of sentences.
 
 from __future__ import annotations
 
+from typing import Any
+
 NORMAL_STATES = (
     "{}",
     "flawless {}",
@@ -51,6 +53,11 @@ def spell_class_name(class_name: str) -> str:
         msg = f"class_name must name an object, got {class_name!r}; leave it out to say 'object'."
         raise ValueError(msg)
     return spelled
+
+
+def class_name_of(datamodule: Any) -> str:
+    """What the prompts call the things in a data module: its ``class_name`` if it has one, else its category."""
+    return getattr(datamodule, "class_name", None) or getattr(datamodule, "category", None) or "object"
 
 
 def prompt_ensemble(class_name: str) -> tuple[list[str], list[str]]:

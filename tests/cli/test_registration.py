@@ -24,6 +24,7 @@ from zipfile import ZipFile
 import pytest
 
 PROJECT = Path(__file__).resolve().parents[2]
+REGISTERED = ["InCTRL", "InCTRLv2", "AuxiliaryData", "DemoAD", "ProceduralAD"]
 HOOK_FILES = {"_anomalib_inctrl_hook.py", "anomalib_inctrl.pth", "anomalib_inctrl.start"}
 
 
@@ -107,8 +108,8 @@ def forget():
 
 def registered():
     import anomalib.data, anomalib.models
-    names = {"InCTRL": anomalib.models, "InCTRLv2": anomalib.models, "DemoAD": anomalib.data}
-    return [name for name, module in names.items() if hasattr(module, name)]
+    names = {anomalib.models: ("InCTRL", "InCTRLv2"), anomalib.data: ("AuxiliaryData", "DemoAD", "ProceduralAD")}
+    return [name for module, group in names.items() for name in group if hasattr(module, name)]
 
 answers = {"before": sorted({"anomalib", "torch", "anomalib_inctrl"} & sys.modules.keys())}
 
@@ -124,8 +125,11 @@ answers["package_file"] = anomalib_inctrl.__file__
 answers["same_classes"] = [
     anomalib.models.InCTRL is anomalib_inctrl.InCTRL,
     anomalib.models.InCTRLv2 is anomalib_inctrl.InCTRLv2,
+    anomalib.data.AuxiliaryData is anomalib_inctrl.AuxiliaryData,
     anomalib.data.DemoAD is anomalib_inctrl.DemoAD,
+    anomalib.data.ProceduralAD is anomalib_inctrl.ProceduralAD,
 ]
+answers["public"] = dir(anomalib_inctrl)
 answers["listed"] = sorted(list_models() & {"in_c_t_r_l", "in_c_t_r_lv2", "padim"})
 tiny = {"backbone": "inctrl-tiny"}
 answers["models"] = {
@@ -133,7 +137,7 @@ answers["models"] = {
 }
 for path in ("InCTRLv2", "anomalib.models.InCTRLv2", "anomalib_inctrl.InCTRLv2"):
     answers["models"]["class_path " + path] = type(get_model({"class_path": path, "init_args": tiny})).__name__
-for path in ("DemoAD", "anomalib.data.DemoAD", "anomalib_inctrl.DemoAD"):
+for path in ("DemoAD", "anomalib.data.DemoAD", "anomalib_inctrl.DemoAD", "ProceduralAD"):
     answers["models"]["data " + path] = type(get_datamodule({"class_path": path})).__name__
 
 answers["source"] = [inspect.getsource(anomalib.models)[:20], inspect.getsource(anomalib.data)[:20]]
@@ -180,7 +184,8 @@ def test_everything_anomalib_offers_finds_the_plugin(installed, request):
     assert from_wheel == (request.node.callspec.params["installed"] == "wheel")
     assert from_wheel or Path(answers["package_file"]).is_relative_to(PROJECT / "src")
 
-    assert answers["same_classes"] == [True, True, True]
+    assert answers["same_classes"] == [True] * 5
+    assert answers["public"] == sorted([*REGISTERED, "__version__"])
     assert answers["listed"] == ["in_c_t_r_l", "in_c_t_r_lv2", "padim"]
     assert answers["models"] == {
         "InCTRL": "InCTRL",
@@ -193,16 +198,17 @@ def test_everything_anomalib_offers_finds_the_plugin(installed, request):
         "data DemoAD": "DemoAD",
         "data anomalib.data.DemoAD": "DemoAD",
         "data anomalib_inctrl.DemoAD": "DemoAD",
+        "data ProceduralAD": "ProceduralAD",
     }
 
     assert [source.strip()[:1] for source in answers["source"]] == ["#", "#"]  # anomalib's licence header
     assert "_anomalib_inctrl_hook" not in answers["loaders"]
     assert answers["pickled"] is True
-    assert answers["reloaded"] == [["InCTRL", "InCTRLv2", "DemoAD"], "InCTRLv2"]
+    assert answers["reloaded"] == [REGISTERED, "InCTRLv2"]
 
     assert {"anomalib.engine", "anomalib_inctrl.models", "anomalib_inctrl.data"} <= answers["first"].keys()
-    everything = ["InCTRL", "InCTRLv2", "DemoAD"]  # and no warning
-    assert {first: found for first, found in answers["first"].items() if found != everything} == {}
+    others = {first: found for first, found in answers["first"].items() if found != REGISTERED}
+    assert others == {}  # and no warning
 
     assert answers["opt_out"] == []
     assert answers["opt_out_by_hand"][:3] == ["InCTRL", "InCTRL", "InCTRLv2"]  # what is imported by hand registers

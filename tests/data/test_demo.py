@@ -20,6 +20,7 @@ from scipy import ndimage
 
 from anomalib_inctrl.data import DemoAD, defects, demo, photographs
 from anomalib_inctrl.data.demo import CATEGORIES, crops_of_category, samples_of_category
+from anomalib_inctrl.data.folders import ensure_folder
 
 SIZE = 96
 SMALL = {"image_size": SIZE, "train_batch_size": 4, "eval_batch_size": 8, "num_workers": 0}
@@ -274,7 +275,7 @@ def test_incomplete_folder_is_an_error(tmp_path):
 @pytest.mark.parametrize("interruption", [RuntimeError, KeyboardInterrupt])
 @pytest.mark.usefixtures("quick")
 def test_interrupted_writing_leaves_nothing(tmp_path, monkeypatch, interruption):
-    save, saved = demo._save, []
+    save, saved = demo.save_image, []
 
     def fail_later(pixels, path):
         save(pixels, path)
@@ -282,50 +283,54 @@ def test_interrupted_writing_leaves_nothing(tmp_path, monkeypatch, interruption)
         if len(saved) == 5:
             raise interruption
 
-    monkeypatch.setattr(demo, "_save", fail_later)
+    monkeypatch.setattr(demo, "save_image", fail_later)
     with pytest.raises(interruption):
         DemoAD(root=tmp_path, category="grass", **SMALL).prepare_data()
     assert len(saved) == 5
     assert not list(tmp_path.iterdir())
 
 
+@pytest.fixture
+def before_placing(monkeypatch):
+    """Have something done with the arguments of ``ensure_folder`` when the images are written but not in place yet."""
+    ensure = demo.ensure_folder
+
+    def install(act):
+        def ensure_late(folder, settings, write, metadata):
+            def write_and_act(written):
+                extra = write(written)
+                act(folder, settings, write, metadata)
+                return extra
+
+            return ensure(folder, settings, write_and_act, metadata)
+
+        monkeypatch.setattr(demo, "ensure_folder", ensure_late)
+
+    return install
+
+
 @pytest.mark.usefixtures("quick")
-def test_losing_the_race_to_an_equal_folder_is_fine(tmp_path, monkeypatch):
-    write = demo._write_category
-
-    def write_after_the_other(folder, settings):
-        write(folder, settings)
-        if not (tmp_path / "moon").exists():
-            write(tmp_path / "moon", settings)
-
-    monkeypatch.setattr(demo, "_write_category", write_after_the_other)
+def test_losing_the_race_to_an_equal_folder_is_fine(tmp_path, before_placing):
+    before_placing(ensure_folder)
     assert not demo.ensure_category(tmp_path, "moon", SIZE, 0)
     assert [path.name for path in tmp_path.iterdir()] == ["moon"]
 
 
 @pytest.mark.usefixtures("quick")
-def test_losing_the_race_to_a_different_folder_is_an_error(tmp_path, monkeypatch):
-    write = demo._write_category
+def test_losing_the_race_to_a_different_folder_is_an_error(tmp_path, before_placing):
+    def write_another(folder, settings, write, metadata):
+        ensure_folder(folder, settings | {"generation_seed": 9}, write, metadata)
 
-    def write_after_the_other(folder, settings):
-        write(folder, settings)
-        write(tmp_path / "moon", settings | {"generation_seed": 9})
-
-    monkeypatch.setattr(demo, "_write_category", write_after_the_other)
+    before_placing(write_another)
     with pytest.raises(ValueError, match="generation_seed 9 instead of 0"):
         demo.ensure_category(tmp_path, "moon", SIZE, 0)
     assert [path.name for path in tmp_path.iterdir()] == ["moon"]
 
 
 @pytest.mark.usefixtures("quick")
-def test_two_writers_at_once(tmp_path, monkeypatch):
-    write, both_have_written = demo._write_category, threading.Barrier(2)
-
-    def write_and_wait(folder, settings):
-        write(folder, settings)
-        both_have_written.wait(timeout=60)
-
-    monkeypatch.setattr(demo, "_write_category", write_and_wait)
+def test_two_writers_at_once(tmp_path, before_placing):
+    both_have_written = threading.Barrier(2)
+    before_placing(lambda *_: both_have_written.wait(timeout=60))
     with ThreadPoolExecutor(2) as pool:
         writers = [pool.submit(demo.ensure_category, tmp_path, "moon", SIZE, 0) for _ in range(2)]
     assert sorted(writer.result() for writer in writers) == [False, True]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import shutil
 import subprocess
@@ -20,7 +21,7 @@ from anomalib.pre_processing.utils.spec import transform_to_spec
 from PIL import Image
 
 from anomalib_inctrl import feature_cache
-from anomalib_inctrl.clip import ClipBackbone, ImageFeatures
+from anomalib_inctrl.clip import ClipBackbone, ImageFeatures, default_blocks, embedded_file
 from anomalib_inctrl.feature_cache import FeatureCache
 from anomalib_inctrl.pre_processing import ClipPreProcessor
 from anomalib_inctrl.reference_images import read_references
@@ -28,7 +29,12 @@ from anomalib_inctrl.reference_images import read_references
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-PER_IMAGE = 2 * (3 * 256 * 192 + 128)  # bytes: blocks, patches and width of the embedded backbone, and its embedding
+CONFIG = json.loads(embedded_file("json").read_text())
+VISION = CONFIG["vision_cfg"]
+BLOCKS = default_blocks(VISION["layers"])
+PATCHES = [len(BLOCKS), (VISION["image_size"] // VISION["patch_size"]) ** 2, VISION["width"]]
+POOLED = [CONFIG["embed_dim"]]
+PER_IMAGE = 2 * (math.prod(PATCHES) + math.prod(POOLED))  # bytes
 Usage = namedtuple("Usage", "total used free")
 
 # Fills two caches one after the other in a process of its own, 0.1 s an image: root, root, images.
@@ -48,6 +54,16 @@ def slow(image):
 for root in (first, second):
     FeatureCache(root, backbone, slow, transform_to_spec(transform)).fill(paths, batch_size=1)
 """
+
+
+def on_disk(size: int) -> int:
+    """Bytes that a file takes in whole blocks of 4 KiB."""
+    return -(-size // 4096) * 4096
+
+
+def mebibytes(size: int) -> str:
+    """As messages have it."""
+    return f"{size / 2**20:.1f} MiB"
 
 
 def save(path: Path, seed: int, size: tuple[int, int] = (40, 30)) -> str:
@@ -85,10 +101,10 @@ def paths(tmp_path: Path) -> list[str]:
 
 
 @pytest.fixture
-def make(tmp_path: Path, tiny_backbone: ClipBackbone) -> Callable[..., FeatureCache]:
+def make(tmp_path: Path, embedded_backbone: ClipBackbone) -> Callable[..., FeatureCache]:
     """Make caches below the temporary folder."""
 
-    def make(name: str = "cache", backbone: ClipBackbone = tiny_backbone, geometry: str = "crop") -> FeatureCache:
+    def make(name: str = "cache", backbone: ClipBackbone = embedded_backbone, geometry: str = "crop") -> FeatureCache:
         return FeatureCache(tmp_path / name, backbone, preprocessing(backbone, geometry))
 
     return make
@@ -102,11 +118,11 @@ def cache(make: Callable[..., FeatureCache]) -> FeatureCache:
 # What it holds
 
 
-def test_features_equal_direct_encoding_to_the_rounding_of_sixteen_bits(cache, paths, tiny_backbone):
+def test_features_equal_direct_encoding_to_the_rounding_of_sixteen_bits(cache, paths, embedded_backbone):
     assert cache.fill(paths, batch_size=2) == 5
-    read, expected = cache.read(paths), direct(tiny_backbone, paths)
-    assert read.patches.shape == (5, 3, 256, 192)
-    assert read.pooled.shape == (5, 128)
+    read, expected = cache.read(paths), direct(embedded_backbone, paths)
+    assert read.patches.shape == (5, *PATCHES)
+    assert read.pooled.shape == (5, *POOLED)
     for ours, theirs in zip(read, expected, strict=True):
         assert ours.dtype == torch.float16
         torch.testing.assert_close(ours.float(), theirs, rtol=2**-10, atol=1e-5)
@@ -122,15 +138,16 @@ def test_read_follows_the_order_asked_for_and_gives_copies_one_may_write_to(cach
     read.patches.zero_()
     read.pooled.zero_()
     assert records(cache) == before
-    assert cache.read([]).patches.shape == (0, 3, 256, 192)
+    assert cache.read([]).patches.shape == (0, *PATCHES)
 
 
-def test_images_of_many_sizes_and_modes_share_a_batch(cache, tmp_path, tiny_backbone):
-    paths = [save(tmp_path / f"{w}x{h}.png", 0, (w, h)) for w, h in [(7, 9), (300, 40), (128, 128), (33, 200)]]
+def test_images_of_many_sizes_and_modes_share_a_batch(cache, tmp_path, embedded_backbone):
+    side = VISION["image_size"]
+    paths = [save(tmp_path / f"{w}x{h}.png", 0, (w, h)) for w, h in [(7, 9), (300, 40), (side, side), (33, 200)]]
     Image.new("L", (20, 50), 90).save(tmp_path / "grey.png")
     paths.append(str(tmp_path / "grey.png"))
     assert cache.fill(paths, batch_size=5) == 5
-    expected = direct(tiny_backbone, paths).patches
+    expected = direct(embedded_backbone, paths).patches
     torch.testing.assert_close(cache.read(paths).patches.float(), expected, rtol=2**-10, atol=1e-5)
 
 
@@ -163,14 +180,14 @@ def test_size_on_disk_is_what_the_shapes_say(cache, paths):
     assert len(paths) * PER_IMAGE < sum(file.stat().st_size for file in files) < 1.05 * len(paths) * PER_IMAGE
 
 
-def test_a_file_beside_the_features_tells_what_they_are(cache, paths, tiny_backbone):
+def test_a_file_beside_the_features_tells_what_they_are(cache, paths, embedded_backbone):
     cache.fill(paths)
     told = json.loads((cache.folder / "cache.json").read_text())
     assert told["backbone"] == "inctrl-tiny"
-    assert told["fingerprint"] == tiny_backbone.fingerprint
-    assert told["blocks"] == [4, 5, 6]
-    assert told["file"] == {"type": "float16", "patches": [3, 256, 192], "pooled": [128]}
-    assert told["preprocessing"] == transform_to_spec(preprocessing(tiny_backbone))
+    assert told["fingerprint"] == embedded_backbone.fingerprint
+    assert told["blocks"] == list(BLOCKS)
+    assert told["file"] == {"type": "float16", "patches": PATCHES, "pooled": POOLED}
+    assert told["preprocessing"] == transform_to_spec(preprocessing(embedded_backbone))
 
 
 # When it computes
@@ -213,7 +230,7 @@ def test_reading_does_not_hash_again(cache, paths, monkeypatch):
     assert not opened
 
 
-def test_other_weights_blocks_precision_or_preprocessing_have_another_folder(make, tiny_backbone):
+def test_other_weights_blocks_precision_or_preprocessing_have_another_folder(make, embedded_backbone):
     other = ClipBackbone("inctrl-tiny")
     other.visual.conv1.weight.data.mul_(1.5)
     caches = [
@@ -225,8 +242,8 @@ def test_other_weights_blocks_precision_or_preprocessing_have_another_folder(mak
     ]
     assert len({cache.folder for cache in caches}) == len(caches)
     assert make(backbone=ClipBackbone("inctrl-tiny")).folder == make().folder
-    spec = transform_to_spec(preprocessing(tiny_backbone))
-    explicit = FeatureCache(make().folder.parent, tiny_backbone, torch.nn.Identity(), spec)
+    spec = transform_to_spec(preprocessing(embedded_backbone))
+    explicit = FeatureCache(make().folder.parent, embedded_backbone, torch.nn.Identity(), spec)
     assert explicit.folder == make().folder
 
 
@@ -239,11 +256,11 @@ def test_weights_that_change_later_do_not_get_into_the_cache(make, paths):
     assert not cache.folder.exists()
 
 
-def test_preprocessing_that_can_not_be_told_from_others_is_refused(tmp_path, tiny_backbone):
+def test_preprocessing_that_can_not_be_told_from_others_is_refused(tmp_path, embedded_backbone):
     with pytest.raises(ValueError, match="transform_spec"):
-        FeatureCache(tmp_path, tiny_backbone, lambda image: image)
+        FeatureCache(tmp_path, embedded_backbone, lambda image: image)
     with pytest.raises(ValueError, match="plain data"):
-        FeatureCache(tmp_path, tiny_backbone, lambda image: image, {"size": torch.Size([1]), "scale": object()})
+        FeatureCache(tmp_path, embedded_backbone, lambda image: image, {"size": torch.Size([1]), "scale": object()})
 
 
 # What it survives
@@ -306,7 +323,8 @@ def test_too_small_a_disk_is_told_before_anything_is_encoded(cache, paths, monke
     free = 5 * PER_IMAGE - 1
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(free, 0, free))
     monkeypatch.setattr(FeatureCache, "_encode", lambda *_: pytest.fail("encoded something"))
-    with pytest.raises(OSError, match=r"needs 1\.4 MiB for 5 images .*1\.4 MiB are free\. Make room, give it a folder"):
+    needs = rf"needs {mebibytes(5 * on_disk(PER_IMAGE))} for 5 images .*{mebibytes(free)} are free"
+    with pytest.raises(OSError, match=needs + r"\. Make room, give it a folder"):
         cache.fill(paths)
     assert records(cache) == {}
 
@@ -317,7 +335,8 @@ def test_room_is_needed_for_what_is_missing_only_and_the_estimate_is_logged(cach
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(free, 0, free))
     with caplog.at_level(logging.INFO, logger=feature_cache.__name__):
         assert cache.fill(paths) == 1
-    assert "0.3 MiB for 1 images of 295168 bytes; 0.6 MiB are free" in caplog.text
+    told = f"{mebibytes(on_disk(PER_IMAGE))} for 1 images of {PER_IMAGE} bytes; {mebibytes(free)} are free"
+    assert told in caplog.text
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -329,37 +348,37 @@ def test_a_broken_image_is_named_and_finished_ones_stay(cache, paths, workers):
     assert cache.fill([*paths[:3], paths[4]]) == 1
 
 
-def test_errors_that_do_not_name_the_image_are_made_to(tmp_path, tiny_backbone, paths):
+def test_errors_that_do_not_name_the_image_are_made_to(tmp_path, embedded_backbone, paths):
     def broken(image: torch.Tensor) -> torch.Tensor:
         raise SyntaxError("broken PNG file")
 
     with pytest.raises(ValueError, match=r"0\.png can't be read and preprocessed \(SyntaxError: broken PNG file\)"):
-        FeatureCache(tmp_path / "cache", tiny_backbone, broken, {}).fill(paths)
+        FeatureCache(tmp_path / "cache", embedded_backbone, broken, {}).fill(paths)
 
 
-def test_an_image_that_changes_meanwhile_is_not_stored_under_its_old_content(tmp_path, tiny_backbone, paths):
-    transform = preprocessing(tiny_backbone)
+def test_an_image_that_changes_meanwhile_is_not_stored_under_its_old_content(tmp_path, embedded_backbone, paths):
+    transform = preprocessing(embedded_backbone)
 
     def meddle(image: torch.Tensor) -> torch.Tensor:
         save(Path(paths[0]), seed=5, size=(50, 50))
         return transform(image)
 
-    cache = FeatureCache(tmp_path / "cache", tiny_backbone, meddle, {})
+    cache = FeatureCache(tmp_path / "cache", embedded_backbone, meddle, {})
     with pytest.raises(RuntimeError, match=r"0\.png changed while"):
         cache.fill(paths[:1])
     assert records(cache) == {}
 
 
-@pytest.mark.parametrize(("part", "where"), [(0, "block 5"), (1, "the image embedding")])
-def test_values_beyond_sixteen_bits_are_refused(cache, paths, monkeypatch, tiny_backbone, part, where):
-    encode = tiny_backbone.encode_image
+@pytest.mark.parametrize(("part", "where"), [(0, f"block {BLOCKS[1]}"), (1, "the image embedding")])
+def test_values_beyond_sixteen_bits_are_refused(cache, paths, monkeypatch, embedded_backbone, part, where):
+    encode = embedded_backbone.encode_image
 
     def huge(images: torch.Tensor) -> ImageFeatures:
         features = encode(images)
         features[part][(0, 1, 7, 3) if part == 0 else (0, 3)] = -70000.0
         return features
 
-    monkeypatch.setattr(tiny_backbone, "encode_image", huge)
+    monkeypatch.setattr(embedded_backbone, "encode_image", huge)
     with pytest.raises(ValueError, match=rf"0\.png: {where} of inctrl-tiny reaches 7e\+04.*65504.*without the feature"):
         cache.fill(paths)
     assert records(cache) == {}

@@ -13,13 +13,14 @@ from anomalib.engine import Engine
 from PIL import Image
 
 from anomalib_inctrl import InCTRL, InCTRLv2
-from anomalib_inctrl.clip import ClipBackbone
+from anomalib_inctrl.clip import ClipBackbone, image_convention
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 MODELS = {"InCTRL": InCTRL, "InCTRLv2": InCTRLv2}
 SIZE = (96, 128)  # height and width of the drawn images
+SIDE = image_convention("inctrl-tiny").size[0]  # of the images the backbone takes, hence of the maps
 QUIET = {
     "accelerator": "cpu",
     "devices": 1,
@@ -133,6 +134,7 @@ class Kit(NamedTuple):
     train: Callable
     predictions: Callable
     quiet: dict[str, Any]
+    side: int
 
 
 _prototypes: dict[tuple[str, str], torch.Tensor] = {}
@@ -156,7 +158,7 @@ def _encode_text_once() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def kit() -> Kit:
-    return Kit(texture, write, with_square, write_category, data, build, train, Predictions.of, QUIET)
+    return Kit(texture, write, with_square, write_category, data, build, train, Predictions.of, QUIET, SIDE)
 
 
 @pytest.fixture

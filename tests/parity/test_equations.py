@@ -7,6 +7,7 @@ tokenizer of the embedded backbone. Features come from open_clip's own towers, t
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import open_clip
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TOLERANCE = {"rtol": 0, "atol": 1e-5}
+SIDE = image_convention("inctrl-tiny").size[0]  # of the embedded backbone's images
 
 
 # ------------------------------------------------------------------------------------------------------------- oracle
@@ -94,12 +96,14 @@ def adapt(down: Tensor, up: Tensor, embedding: Tensor) -> Tensor:
 
 def abnormal(feature: Tensor, prototypes: list[Tensor], scale: float) -> Tensor:
     """Abnormal entry of the softmax over scaled cosines with F_n and F_a."""
-    normal, anomalous = (torch.exp(scale * (feature @ p) / feature.norm()) for p in prototypes)
-    return anomalous / (normal + anomalous)
+    cosines = ((feature @ p).double() / feature.norm() for p in prototypes)  # single precision ends at exp(88)
+    normal, anomalous = (torch.exp(scale * cosine) for cosine in cosines)
+    return (anomalous / (normal + anomalous)).float()
 
 
-def upsample(patch_map: Tensor, side: int, size: int) -> Tensor:
+def upsample(patch_map: Tensor, size: int = SIDE) -> Tensor:
     """Bilinear interpolation of a square grid, pixel centres in register, pixel by pixel along each axis."""
+    side = math.isqrt(len(patch_map))
     grid = patch_map.reshape(side, side)
     matrix = torch.zeros(size, side)
     for pixel in range(size):
@@ -198,7 +202,9 @@ def towers(tiny_backbone: ClipBackbone) -> Towers:
     clip.visual.load_state_dict(tiny_backbone.visual.state_dict())
     text = {k: v for k, v in tiny_backbone.text.model.state_dict().items() if not k.startswith("visual.")}
     assert not clip.load_state_dict(text, strict=False).unexpected_keys
-    return Towers(clip, tiny_backbone.tokenizer, blocks=(5, 6, 7))
+    depth = len(clip.visual.transformer.resblocks)
+    blocks = tuple(round(counted * depth / 12) for counted in (7, 9, 11))  # at the heights the papers tap their twelve
+    return Towers(clip, tiny_backbone.tokenizer, blocks)
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +224,7 @@ def branches_restored(model_inctrl: InCTRLModel, model_v2: InCTRLv2Model) -> Ite
         model.use_branches(model.BRANCHES)
 
 
-def smooth(count: int, size: int = 128) -> Tensor:
+def smooth(count: int, size: int = SIDE) -> Tensor:
     """Images with structure at several scales, so that patches differ."""
     coarse = nn.functional.interpolate(torch.randn(count, 3, 9, 9), size=size, mode="bilinear")
     return coarse + 0.3 * torch.randn(count, 3, size, size)
@@ -260,7 +266,7 @@ def test_inctrl(k_shot: int, class_name: str, model_inctrl: InCTRLModel, towers:
         evidence = look(towers, images[row], references, class_name)
         heads = our_head(model_inctrl.image_head), our_head(model_inctrl.holistic_head)
         expected = inctrl(evidence, model_inctrl.adapter.down.weight, model_inctrl.adapter.up.weight, *heads)
-        expected["anomaly_map"] = upsample(expected["patch_residuals"], 16, 128)
+        expected["anomaly_map"] = upsample(expected["patch_residuals"])
         assert_equal(explanation, expected, row)
 
 
@@ -291,7 +297,7 @@ def test_inctrl_training_free(model_inctrl: InCTRLModel, towers: Towers, branche
         "patch_score": residuals.max(),
         "text_score": evidence.text,
         "score": (evidence.text + residuals.max()) / 2,
-        "anomaly_map": upsample(residuals, 16, 128),
+        "anomaly_map": upsample(residuals),
     }
     assert_equal(model_inctrl.explain(image[None]), expected)
 
@@ -306,16 +312,16 @@ def test_inctrl_without_the_holistic_branch(model_inctrl: InCTRLModel, towers: T
     expected = inctrl(evidence, model_inctrl.adapter.down.weight, model_inctrl.adapter.up.weight, *heads)
     del expected["holistic_score"]
     expected["score"] = (expected["image_score"] + expected["text_score"]) / 4 + expected["patch_score"] / 2
-    expected["anomaly_map"] = upsample(expected["patch_residuals"], 16, 128)
+    expected["anomaly_map"] = upsample(expected["patch_residuals"])
     assert_equal(model_inctrl.explain(image[None]), expected)
 
 
 @torch.no_grad()
 def test_inctrl_zero_shot(model_inctrl: InCTRLModel, towers: Towers):
     image = smooth(1)[0]
-    model_inctrl.set_references(torch.zeros(0, 3, 128, 128), "metal_nut")
-    text = look(towers, image, torch.zeros(0, 3, 128, 128), "metal_nut").text
-    expected = {"text_score": text, "score": text, "anomaly_map": text.expand(128, 128)}
+    model_inctrl.set_references(torch.zeros(0, 3, SIDE, SIDE), "metal_nut")
+    text = look(towers, image, torch.zeros(0, 3, SIDE, SIDE), "metal_nut").text
+    expected = {"text_score": text, "score": text, "anomaly_map": text.expand(SIDE, SIDE)}
     assert_equal(model_inctrl.explain(image[None]), expected)
 
 
@@ -341,7 +347,7 @@ def inctrl_v2(evidence: Evidence, model: InCTRLv2Model, beta: float = 0.75, alph
         "one_class_abnormality": one_class,
         "one_class_map": one_class_map,
         "score": (1 - alpha) * (image_score + text) / 2 + alpha * residuals.max(),
-        "anomaly_map": (1 - beta) * upsample(discriminative_map, 16, 128) + beta * upsample(one_class_map, 16, 128),
+        "anomaly_map": (1 - beta) * upsample(discriminative_map) + beta * upsample(one_class_map),
     }
 
 
@@ -409,7 +415,7 @@ def test_inctrl_v2_without_some_branches(
     local = {"discriminative", "one_class"} & set(branches)
     if len(local) < 2:  # one map is left, or the residuals
         only = f"{local.pop()}_map" if local else "patch_residuals"
-        expected["anomaly_map"] = upsample(expected[only], 16, 128)
+        expected["anomaly_map"] = upsample(expected[only])
     assert_equal(model_v2.explain(image[None]), expected)
 
 
@@ -418,22 +424,22 @@ def test_inctrl_v2_without_some_branches(
 def test_inctrl_v2_zero_shot(branches: object, model_v2: InCTRLv2Model, towers: Towers, branches_restored: None):
     image = smooth(1)[0]
     model_v2.use_branches(branches)
-    model_v2.set_references(torch.zeros(0, 3, 128, 128), "cat")
-    evidence = look(towers, image, torch.zeros(0, 3, 128, 128), "cat")
-    text = evidence.text
-    expected = {"text_score": text, "score": text, "anomaly_map": text.expand(128, 128)}
+    model_v2.set_references(torch.zeros(0, 3, SIDE, SIDE), "cat")
+    evidence = look(towers, image, torch.zeros(0, 3, SIDE, SIDE), "cat")
+    text, blocks = evidence.text, len(evidence.query[0])
+    expected = {"text_score": text, "score": text, "anomaly_map": text.expand(SIDE, SIDE)}
     if "discriminative" in branches:
-        stages = our_stages(model_v2.discriminative_adapter, 3)
+        stages = our_stages(model_v2.discriminative_adapter, blocks)
         expected["abnormality"] = patch_abnormality(evidence.query[0], stages, evidence.prototypes)
         expected["normality"] = 1 - expected["abnormality"]
         expected["discriminative_map"] = expected["abnormality"]
     if "one_class" in branches:
-        stages = our_stages(model_v2.one_class_adapter, 3)
+        stages = our_stages(model_v2.one_class_adapter, blocks)
         expected["one_class_abnormality"] = patch_abnormality(evidence.query[0], stages, evidence.prototypes)
         expected["one_class_map"] = expected["one_class_abnormality"]
-        expected["anomaly_map"] = upsample(expected["one_class_map"], 16, 128)
+        expected["anomaly_map"] = upsample(expected["one_class_map"])
     if "discriminative" in branches:
-        normal = upsample(expected["discriminative_map"], 16, 128)
+        normal = upsample(expected["discriminative_map"])
         expected["anomaly_map"] = 0.25 * normal + 0.75 * expected["anomaly_map"]
     assert_equal(model_v2.explain(image[None]), expected)
 

@@ -35,19 +35,23 @@ def write(path: Path, model: InContextModel, **metadata: Any) -> Path:
     return path
 
 
+def images_for(model: InContextModel, count: int) -> torch.Tensor:
+    return torch.randn(count, 3, *model.backbone.image_size)
+
+
 def test_a_checkpoint_of_ours_brings_heads_and_branches(model: InContextModel, tmp_path: Path):
     path = write(tmp_path / "ours.ckpt", model)
     fresh = type(model)(model.backbone).eval()
     load_weights(fresh, path)
     assert fresh.branches == set(model.BRANCHES)
-    references, images = torch.randn(2, 3, 128, 128), torch.randn(2, 3, 128, 128)
+    references, images = images_for(model, 2), images_for(model, 2)
     for each in (model, fresh):
         each.set_references(references, "cat")
     assert torch.equal(fresh(images).pred_score, model(images).pred_score)
 
 
 def test_references_of_the_file_stay_there(model: InContextModel, tmp_path: Path):
-    model.set_references(torch.randn(1, 3, 128, 128), "cat")
+    model.set_references(images_for(model, 1), "cat")
     fresh = type(model)(model.backbone)
     load_weights(fresh, write(tmp_path / "ours.ckpt", model))
     assert fresh.references.class_names == []
@@ -97,8 +101,8 @@ def test_inctrl_does_not_score_with_a_head_that_a_checkpoint_of_inctrl_v2_lacks(
     model = InCTRLModel(tiny_backbone).eval()
     load_weights(model, path)
     assert model.branches == {"image"}
-    model.set_references(torch.randn(1, 3, 128, 128), "cat")
-    image = torch.randn(1, 3, 128, 128)
+    model.set_references(images_for(model, 1), "cat")
+    image = images_for(model, 1)
     before = model(image).pred_score
     torch.nn.init.normal_(model.holistic_head.layers[-1].bias, std=10)  # never trained, so it must not matter
     assert torch.equal(model(image).pred_score, before)

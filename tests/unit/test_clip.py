@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+SIDE = image_convention("inctrl-tiny").size[0]  # of the embedded backbone's images
 VARIANTS = {
     "class-token": {},
     "average": {"vision": {"pool_type": "avg"}},
@@ -81,15 +82,16 @@ def test_the_shortened_last_block_changes_nothing(register: Callable[..., str]):
     torch.testing.assert_close(short.encode_image(images).patches[:, 0], outputs[0][:, 1:], rtol=1e-5, atol=1e-5)
 
 
-def test_the_embedded_backbone_is_open_clips(tiny_backbone: ClipBackbone):
+def test_the_embedded_backbone_is_open_clips(embedded_backbone: ClipBackbone):
     theirs = open_clip.create_model("inctrl-tiny").eval()
-    theirs.visual.load_state_dict(tiny_backbone.visual.state_dict())
-    images = torch.randn(2, 3, 128, 128)
+    theirs.visual.load_state_dict(embedded_backbone.visual.state_dict())
+    images = torch.randn(2, 3, SIDE, SIDE)
     pooled, outputs = observe(theirs, images)
-    features = tiny_backbone.encode_image(images)
-    assert tiny_backbone.blocks == (4, 5, 6)
+    features = embedded_backbone.encode_image(images)
+    blocks = default_blocks(len(outputs))
+    assert embedded_backbone.blocks == blocks
     torch.testing.assert_close(features.pooled, pooled, rtol=1e-5, atol=1e-5)
-    expected = torch.stack([outputs[block][:, 1:] for block in (4, 5, 6)], dim=1)
+    expected = torch.stack([outputs[block][:, 1:] for block in blocks], dim=1)
     torch.testing.assert_close(features.patches, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -105,7 +107,7 @@ def test_tapped_blocks_are_sorted_and_counted_once(register: Callable[..., str])
 
 @pytest.mark.parametrize(
     ("depth", "blocks"),
-    [(12, (6, 8, 10)), (24, (13, 17, 21)), (32, (18, 23, 28)), (8, (4, 5, 6)), (3, (1, 2)), (1, (0,))],
+    [(12, (6, 8, 10)), (24, (13, 17, 21)), (32, (18, 23, 28)), (8, (4, 5, 6)), (7, (3, 4, 5)), (3, (1, 2)), (1, (0,))],
 )
 def test_default_blocks(depth: int, blocks: tuple[int, ...]):
     assert default_blocks(depth) == blocks
@@ -118,9 +120,11 @@ def test_blocks_that_do_not_exist_are_refused_with_the_range(blocks: tuple[int, 
         ClipBackbone(register(), blocks=blocks)
 
 
-@pytest.mark.parametrize("shape", [(3, 128, 128), (1, 1, 128, 128), (1, 3, 128, 120), (2, 3, 64, 64)])
+@pytest.mark.parametrize(
+    "shape", [(3, SIDE, SIDE), (1, 1, SIDE, SIDE), (1, 3, SIDE, SIDE - 8), (2, 3, SIDE // 2, SIDE // 2)]
+)
 def test_images_of_another_shape_are_refused(shape: tuple[int, ...], tiny_backbone: ClipBackbone):
-    with pytest.raises(ValueError, match=r"\(B, 3, 128, 128\), got " + re.escape(str(shape))):
+    with pytest.raises(ValueError, match=re.escape(f"(B, 3, {SIDE}, {SIDE}), got {shape}")):
         tiny_backbone.encode_image(torch.zeros(shape))
 
 
@@ -237,7 +241,7 @@ def test_the_towers_are_frozen(register: Callable[..., str]):
 
 
 def test_pictures_and_images_are_each_others_inverse(tiny_backbone: ClipBackbone):
-    pictures = torch.randint(256, (2, 3, 128, 128), dtype=torch.uint8)
+    pictures = torch.randint(256, (2, 3, SIDE, SIDE), dtype=torch.uint8)
     images = tiny_backbone.from_pictures(pictures)
     torch.testing.assert_close(images[0, 0, 0, 0], (pictures[0, 0, 0, 0] / 255 - 0.48145466) / 0.26862954)
     assert torch.equal(tiny_backbone.to_pictures(images), pictures)

@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from anomalib_inctrl.clip import image_convention
 from anomalib_inctrl.in_context import ResidualAdapter, ScoreHead, image_residual_score, merge
 from anomalib_inctrl.models.inctrl.torch_model import InCTRLExplanation
 
 if TYPE_CHECKING:
     from anomalib_inctrl.in_context import InContextModel
 
+SIDE = image_convention("inctrl-tiny").size[0]  # of the embedded backbone's images
 
-def images(count: int, size: int = 128) -> torch.Tensor:
+
+def images(count: int, size: int = SIDE) -> torch.Tensor:
     return torch.randn(count, 3, size, size)
 
 
@@ -31,7 +34,7 @@ def test_set_replaces_and_add_extends(model: InContextModel):
 
 
 def test_the_references_are_kept_as_pictures(model: InContextModel):
-    pictures = torch.randint(256, (2, 3, 128, 128), dtype=torch.uint8)
+    pictures = torch.randint(256, (2, 3, SIDE, SIDE), dtype=torch.uint8)
     model.set_references(model.backbone.from_pictures(pictures), "cat")
     assert torch.equal(model.references.pictures_of("cat"), pictures)
 
@@ -85,10 +88,11 @@ def test_references_that_are_not_finite_are_refused_and_change_nothing(model: In
 
 
 def test_images_of_another_size_are_refused(model: InContextModel):
-    with pytest.raises(ValueError, match=r"\(B, 3, 128, 128\), got \(1, 3, 64, 64\)"):
+    message = rf"\(B, 3, {SIDE}, {SIDE}\), got \(1, 3, 64, 64\)"
+    with pytest.raises(ValueError, match=message):
         model.set_references(images(1, 64), "cat")
     model.set_references(images(1), "cat")
-    with pytest.raises(ValueError, match=r"\(B, 3, 128, 128\), got \(1, 3, 64, 64\)"):
+    with pytest.raises(ValueError, match=message):
         model(images(1, 64))
 
 

@@ -1,11 +1,12 @@
-"""Data modules of the plugin: :class:`DemoAD`, real photographs with generated defects and no download."""
+"""Data modules of the plugin: real photographs with generated defects, pictures drawn by rule, pooled categories."""
 
 import anomalib.data
 
 from anomalib_inctrl.data.auxiliary import AuxiliaryData
 from anomalib_inctrl.data.demo import DemoAD
+from anomalib_inctrl.data.generated import ProceduralAD
 
-__all__ = ["AuxiliaryData", "DemoAD"]
+__all__ = ["AuxiliaryData", "DemoAD", "ProceduralAD"]
 
 
 def _register() -> None:

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.tv_tensors import Mask
 
 from anomalib_inctrl.data.episodes import Episode, EpisodeBatch, EpisodeSampler, LabelledImage, Pool, Step
+from anomalib_inctrl.prompts import class_name_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -374,6 +375,6 @@ def _images_of(part: AnomalibDataModule, name: str) -> list[LabelledImage]:
                 mask_path=str(mask) if anomalous and isinstance(mask, str) and mask else None,
                 anomalous=anomalous,
                 category=name,
-                class_name=part.category or "object",
+                class_name=class_name_of(part),
             )
     return sorted(images.values())

@@ -26,9 +26,7 @@ Example:
 
 from __future__ import annotations
 
-import json
 import logging
-import tempfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -40,10 +38,10 @@ from anomalib.data.datamodules.base.image import AnomalibDataModule
 from anomalib.data.datasets.image.mvtecad import MVTecADDataset
 from anomalib.data.utils import Split, TestSplitMode, ValSplitMode
 from anomalib.utils.path import resolve_dataset_root
-from PIL import Image
 from torchvision.transforms.v2 import Transform
 
 from anomalib_inctrl.data.defects import KINDS, add_defect, resize
+from anomalib_inctrl.data.folders import ensure_folder, save_image
 from anomalib_inctrl.data.photographs import (
     CATEGORIES,
     PHOTOGRAPHS,
@@ -135,10 +133,7 @@ def samples_of_category(category: str, image_size: int = 256, generation_seed: i
 
 
 def ensure_category(root: Path, category: str, image_size: int, generation_seed: int) -> bool:
-    """Write a category folder unless it is there with the same settings.
-
-    Several processes may do this at the same time: each writes a folder of its own, and the first to finish puts it
-    into place.
+    """Write a category folder unless it is there with the same settings, see :func:`ensure_folder`.
 
     Args:
         root: Folder that holds the category folders; created if needed.
@@ -152,15 +147,23 @@ def ensure_category(root: Path, category: str, image_size: int, generation_seed:
     Raises:
         ValueError: If the folder exists with other settings, is incomplete, or was not written by this function.
     """
-    folder, settings = root / category, _settings(category, image_size, generation_seed)
-    if folder.exists():
-        _check_folder(folder, settings)
-        return False
-    root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{category}-", dir=root) as temporary:
-        written = Path(temporary, category)
-        _write_category(written, settings)
-        return _put_into_place(written, folder, settings)
+    settings = {
+        "generator": "anomalib_inctrl.data.DemoAD",
+        "version": VERSION,
+        "category": category,
+        "image_size": image_size,
+        "generation_seed": generation_seed,
+    }
+
+    def write(folder: Path) -> dict[str, Any]:
+        for sample in samples_of_category(category, image_size, generation_seed):
+            save_image(sample.image, folder / sample.path)
+            if sample.mask is not None:
+                save_image(sample.mask, folder / sample.mask_path)
+        photograph = PHOTOGRAPHS[category]
+        return {"crops": photograph.counts, "photograph": photograph.file}
+
+    return ensure_folder(root / category, settings, write, METADATA)
 
 
 def _generator(
@@ -169,70 +172,6 @@ def _generator(
     """Return a random generator that depends on nothing but these arguments."""
     stream = ("train", "test", "defect").index(use)
     return np.random.default_rng([generation_seed, zlib.crc32(category.encode()), stream, index])
-
-
-def _settings(category: str, image_size: int, generation_seed: int) -> dict[str, Any]:
-    """Return what a folder's pixels depend on."""
-    return {
-        "generator": "anomalib_inctrl.data.DemoAD",
-        "version": VERSION,
-        "category": category,
-        "image_size": image_size,
-        "generation_seed": generation_seed,
-    }
-
-
-def _count_images(folder: Path) -> int:
-    return sum(1 for _ in folder.glob("*/*/*.png"))
-
-
-def _write_category(folder: Path, settings: dict[str, Any]) -> None:
-    """Write the images, the masks and the metadata of a category into a new folder."""
-    category = settings["category"]
-    for sample in samples_of_category(category, settings["image_size"], settings["generation_seed"]):
-        _save(sample.image, folder / sample.path)
-        if sample.mask is not None:
-            _save(255 * sample.mask.astype(np.uint8), folder / sample.mask_path)
-    photograph = PHOTOGRAPHS[category]
-    extra = {"files": _count_images(folder), "crops": photograph.counts, "photograph": photograph.file}
-    (folder / METADATA).write_text(json.dumps(settings | extra, indent=2) + "\n", encoding="utf-8")
-
-
-def _save(pixels: np.ndarray, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
-
-
-def _put_into_place(written: Path, folder: Path, settings: dict[str, Any]) -> bool:
-    """Rename a finished folder, or accept the equal one that another process put there first."""
-    try:
-        written.rename(folder)
-    except OSError:
-        if not folder.exists():
-            raise
-        _check_folder(folder, settings)
-        return False
-    return True
-
-
-def _check_folder(folder: Path, settings: dict[str, Any]) -> None:
-    """Raise a ``ValueError`` that says what to do unless a folder has these settings and all its images."""
-    remedy = "Choose another root, or delete that folder to have it written anew."
-    try:
-        found = json.loads((folder / METADATA).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        msg = f"{folder} exists but was not written by DemoAD: it has no readable {METADATA}. {remedy}"
-        raise ValueError(msg) from error
-    found = found if isinstance(found, dict) else {}
-    differing = [
-        f"{key} {found.get(key)!r} instead of {value!r}" for key, value in settings.items() if found.get(key) != value
-    ]
-    if differing:
-        msg = f"{folder} was written with other settings: {', '.join(differing)}. {remedy}"
-        raise ValueError(msg)
-    if found.get("files") != _count_images(folder):
-        msg = f"{folder} holds {_count_images(folder)} images instead of {found.get('files')}. {remedy}"
-        raise ValueError(msg)
 
 
 class DemoAD(AnomalibDataModule):

@@ -26,8 +26,8 @@ EXPORTS = pytest.mark.parametrize(
     indirect=["name"],
 )
 FORMATS = {"torch": "pt", "onnx": "onnx", "openvino": "xml"}
-# Batch size, height and width: larger and smaller than the backbone's 128, no square among the first four.
-INPUTS = [(1, 96, 128), (3, 160, 132), (2, 97, 211), (2, 64, 75), (1, 128, 128)]
+# Batch size, height and width: larger and smaller than the backbone's images, no square among the first four.
+INPUTS = [(1, 0.75, 1), (3, 1.25, 1.03), (2, 0.76, 1.65), (2, 0.5, 0.59), (1, 1, 1)]  # in multiples of their side
 
 
 def images_of(kit, batch, height, width):
@@ -78,13 +78,16 @@ def runner(kind: str, path: Path):
 @EXPORTS
 def test_equals_the_eager_model(exported, trained, kit, kind):
     run, eager = runner(kind, exported(kind)), trained.model.eval()
-    for shape in INPUTS:
+    for batch, *multiples in INPUTS:
+        shape = (batch, *(round(kit.side * multiple) for multiple in multiples))
         images = images_of(kit, *shape)
         with torch.no_grad():
             expected = eager(images)
         found = run(images)
         assert np.abs(found["pred_score"].ravel() - expected.pred_score.numpy()).max() < TOLERANCE, shape
-        difference = np.abs(found["anomaly_map"].reshape(shape[0], 128, 128) - expected.anomaly_map[:, 0].numpy())
+        difference = np.abs(
+            found["anomaly_map"].reshape(batch, kit.side, kit.side) - expected.anomaly_map[:, 0].numpy()
+        )
         assert difference.max() < TOLERANCE, shape
         assert (found["pred_label"].ravel() == expected.pred_label.numpy()).all(), shape
 
@@ -100,12 +103,12 @@ def test_equals_the_engine_on_the_same_files(exported, trained, name, root, kit,
         assert np.abs(found["anomaly_map"].squeeze() - item.anomaly_map.squeeze().numpy()).max() < TOLERANCE
 
 
-def test_openvino_inferencer(exported, root, monkeypatch, tmp_path):
+def test_openvino_inferencer(exported, root, kit, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)  # the inferencer writes a cache where it runs
     inferencer = OpenVINOInferencer(exported("openvino"), device="CPU", config=F32)
     good, bad = (inferencer.predict(root / f"bolt/test/{kind}/000.png") for kind in ("good", "square"))
     assert (bool(good.pred_label.item()), bool(bad.pred_label.item())) == (False, True)
-    assert bad.anomaly_map.shape[-2:] == (128, 128)
+    assert bad.anomaly_map.shape[-2:] == (kit.side, kit.side)
 
 
 def test_torch_inferencer(exported, root, monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from anomalib.engine import Engine
 
-import anomalib_inctrl
+from anomalib_inctrl.clip import create_clip, embedded_file
 
 # What both models share is tested with one of them.
 shared_code = pytest.mark.parametrize("name", ["InCTRLv2"], indirect=True)
@@ -26,8 +26,7 @@ def other_backbone(tmp_path_factory):
     """The name of a second small architecture that open_clip knows."""
     import open_clip
 
-    embedded = Path(anomalib_inctrl.__file__).parent / "backbones/inctrl-tiny.json"
-    config = json.loads(embedded.read_text())
+    config = json.loads(embedded_file("json").read_text())
     config["vision_cfg"] |= {"patch_size": 16, "width": 64, "layers": 4, "head_width": 16}
     config["text_cfg"] |= {"vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
     path = tmp_path_factory.mktemp("backbone") / "inctrl-other.json"
@@ -41,10 +40,10 @@ def test_small_and_without_frozen_towers(trained, content):
     assert not [key for key in content["state_dict"] if key.startswith("model.backbone.")]
 
 
-def test_holds_references_and_their_files(content, normals):
-    state = content["state_dict"]
-    assert state["model.references.patches"].shape == (3, 2, 256, 192)
-    assert state["model.references.pictures"].shape == (2, 3, 128, 128)
+def test_holds_references_and_their_files(trained, content, normals, kit):
+    state, backbone = content["state_dict"], trained.model.model.backbone
+    assert state["model.references.patches"].shape == (3, 2, backbone.num_patches, backbone.width)
+    assert state["model.references.pictures"].shape == (2, 3, kit.side, kit.side)
     record = content["anomalib_inctrl"]["references"]
     assert record["seed"] == 0
     assert record["origin"] == {"dataset": "MVTecAD", "category": "bolt"}
@@ -80,9 +79,9 @@ def test_load_from_checkpoint_gives_the_same_scores(trained, kit):
 @shared_code
 @pytest.mark.parametrize("difference", ["blocks", "backbone", "weights"])
 def test_another_backbone_is_refused(trained, name, root, kit, engine, difference, other_backbone, monkeypatch):
-    options = {"blocks": {"blocks": [4, 5]}, "backbone": {"backbone": other_backbone, "pretrained": None}}
+    options = {"blocks": {"blocks": [0, 1]}, "backbone": {"backbone": other_backbone, "pretrained": None}}
     if difference == "weights":
-        monkeypatch.setattr("anomalib_inctrl.clip._SEED", 1)
+        monkeypatch.setattr("anomalib_inctrl.clip.create_clip", lambda *names, random: create_clip(*names, random=True))
     model = kit.build(name, **options.get(difference, {}))
     with pytest.raises(ValueError, match=r"was made with backbone='inctrl-tiny'.*Build it with the same backbone"):
         engine.test(model=model, datamodule=kit.data(root), ckpt_path=trained.checkpoint)

@@ -39,10 +39,10 @@ def test_square_stays_in_register(kit, engine, tmp_path, shape, geometry):
     item = predict_damaged(kit, engine, model, category)
     seen = model.model.backbone.to_pictures(item.image[None])[0].float().mean(dim=0)
     bright, mask = seen > 170, item.gt_mask.bool()  # half way between the ground and the square
-    assert mask.shape == seen.shape == (128, 128)
+    assert mask.shape == seen.shape == (kit.side, kit.side)
     assert (bright & mask).sum() / (bright | mask).sum() > 0.95
     anomaly_map = item.anomaly_map.squeeze()
-    assert mask[np.unravel_index(anomaly_map.argmax(), (128, 128))]
+    assert mask[np.unravel_index(anomaly_map.argmax(), (kit.side, kit.side))]
     assert roc_auc_score(mask.flatten(), anomaly_map.flatten()) > 0.97
 
 
@@ -57,7 +57,7 @@ def test_squash_keeps_what_crop_cuts_off(kit, tmp_path):
     assert not found["crop"].gt_mask.any()
     assert found["squash"].gt_mask.float().mean() == pytest.approx(40 * 40 / (64 * 256), rel=0.1)
     mask = found["squash"].gt_mask.bool()
-    assert mask[np.unravel_index(found["squash"].anomaly_map.squeeze().argmax(), (128, 128))]
+    assert mask[np.unravel_index(found["squash"].anomaly_map.squeeze().argmax(), (kit.side, kit.side))]
 
 
 @pytest.mark.parametrize("geometry", ["crop", "squash"])

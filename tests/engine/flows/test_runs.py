@@ -70,7 +70,7 @@ def test_predict_from_a_data_module(trained, name, root, kit, engine):
     assert (len(normal), len(damaged)) == (4, 4)
     assert max(normal) < min(damaged)
     assert not any(found.labels[n] for n in found.labels if n.startswith("good"))
-    assert all(m.min() >= 0 and m.max() <= 1 and m.shape == (128, 128) for m in found.maps.values())
+    assert all(m.min() >= 0 and m.max() <= 1 and m.shape == (kit.side, kit.side) for m in found.maps.values())
 
 
 def test_predict_on_a_folder_with_a_folder_of_references(name, root, normals, kit, engine):
@@ -80,10 +80,12 @@ def test_predict_on_a_folder_with_a_folder_of_references(name, root, normals, ki
     assert len(found.scores) == 8
     for path, score in found.scores.items():
         assert found.labels[path] == path.startswith("square"), (path, score)
-        top = np.unravel_index(found.maps[path].argmax(), (128, 128))
+        top = np.unravel_index(found.maps[path].argmax(), (kit.side, kit.side))
         if path.startswith("square"):
             mask = Image.open(root / "bolt/ground_truth" / path.replace(".png", "_mask.png"))
-            assert np.asarray(mask.resize((170, 128)).crop((21, 0, 149, 128)))[top] > 0
+            width = kit.side * mask.width // mask.height  # resized to the side, then cut around the centre
+            left = (width - kit.side) // 2
+            assert np.asarray(mask.resize((width, kit.side)).crop((left, 0, left + kit.side, kit.side)))[top] > 0
 
 
 @shared_code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import numpy as np
@@ -10,6 +11,10 @@ import torch
 from anomalib.data import Folder
 from anomalib.engine import Engine
 from PIL import Image
+
+from anomalib_inctrl.clip import embedded_file
+
+LAYERS = json.loads(embedded_file("json").read_text())["vision_cfg"]["layers"]  # of the backbone
 
 
 def predict(kit, engine, images, **options):
@@ -37,7 +42,7 @@ def test_no_references_at_all(name, root, kit, engine):
 
 def test_torch_model_without_references(name, kit):
     with pytest.raises(RuntimeError, match="has no references: call set_references"):
-        kit.build(name).model(torch.zeros(1, 3, 128, 128))
+        kit.build(name).model(torch.zeros(1, 3, kit.side, kit.side))
 
 
 def test_more_references_than_the_training_split_has(name, root, kit, engine, tmp_path):
@@ -95,12 +100,13 @@ def test_file_that_is_no_list_of_tensors(root, kit, engine, tmp_path):
 
 def test_tensors_of_another_size_than_the_backbone_takes(root, kit, engine, tmp_path):
     torch.save([torch.zeros(3, 240, 240)] * 2, tmp_path / "references.pt")
-    with pytest.raises(ValueError, match=r"takes preprocessed images of shape \(B, 3, 128, 128\), got \(2, 3, 240"):
+    message = rf"takes preprocessed images of shape \(B, 3, {kit.side}, {kit.side}\), got \(2, 3, 240"
+    with pytest.raises(ValueError, match=message):
         predict(kit, engine, root / "bolt/test/good", few_shot_source=tmp_path / "references.pt")
 
 
 def test_references_that_are_not_finite(kit):
-    images = torch.zeros(1, 3, 128, 128)
+    images = torch.zeros(1, 3, kit.side, kit.side)
     images[0, 0, 0, 0] = float("nan")
     with pytest.raises(ValueError, match="NaN or infinite"):
         kit.build("InCTRL").model.set_references(images)
@@ -141,7 +147,7 @@ def test_one_pixel_images(normals, kit, engine, tmp_path, geometry):
     kit.write(tmp_path / "queries/1.png", np.full((1, 2, 3), 90, dtype=np.uint8))
     found = predict(kit, engine, tmp_path / "queries", few_shot_source=normals, geometry=geometry)
     assert all(0 <= score <= 1 for score in found.scores.values())
-    assert all(torch.isfinite(m).all() and m.shape == (128, 128) for m in found.maps.values())
+    assert all(torch.isfinite(m).all() and m.shape == (kit.side, kit.side) for m in found.maps.values())
 
 
 @pytest.mark.parametrize("value", [0, 255])
@@ -177,8 +183,8 @@ def test_folder_without_a_query(normals, kit, engine, tmp_path):
         ({"phase": "nonsense"}, "phase must be 'few_shot' or 'train', got 'nonsense'"),
         ({"calibration": "nonsense"}, "calibration must be 'validation' or 'references', got 'nonsense'"),
         ({"geometry": "nonsense"}, "geometry must be 'crop' or 'squash', got 'nonsense'"),
-        ({"blocks": [8]}, r"blocks must be among 0 to 7 .*got \[8\]"),
-        ({"blocks": []}, r"blocks must be among 0 to 7 .*got \[\]"),
+        ({"blocks": [LAYERS]}, rf"blocks must be among 0 to {LAYERS - 1} .*got \[{LAYERS}\]"),
+        ({"blocks": []}, rf"blocks must be among 0 to {LAYERS - 1} .*got \[\]"),
         ({"alpha": 1.5}, "alpha must be"),
     ],
     ids=str,
@@ -228,9 +234,10 @@ def test_class_name_of_a_data_module(root, kit, engine, class_name, expected):
 
 
 def test_images_of_a_wrong_size_without_preprocessing(root, normals, kit, engine):
-    with pytest.raises(ValueError, match=r"takes preprocessed images of shape \(B, 3, 128, 128\), got \(.*pre-proc"):
+    message = rf"takes preprocessed images of shape \(B, 3, {kit.side}, {kit.side}\), got \(.*pre-proc"
+    with pytest.raises(ValueError, match=message):
         predict(kit, engine, root / "bolt/test/good", few_shot_source=normals, pre_processor=False)
-    with pytest.raises(ValueError, match=r"takes preprocessed images of shape \(B, 3, 128, 128\), got \(.*pre-proc"):
+    with pytest.raises(ValueError, match=message):
         engine.train(model=kit.build("InCTRL", pre_processor=False), datamodule=kit.data(root))
 
 

@@ -54,6 +54,7 @@ class InCTRLModel(InContextModel):
             ``(1 - alpha) * phi + alpha * s_p``, at 0.5 the published code; training-free text takes phi's place.
     """
 
+    HEADS: ClassVar[str] = "inctrl"
     BRANCHES: ClassVar[dict[str, tuple[str, ...]]] = {
         "image": ("adapter", "image_head"),
         "holistic": ("holistic_head",),

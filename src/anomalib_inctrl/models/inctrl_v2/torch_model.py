@@ -108,6 +108,7 @@ class InCTRLv2Model(InContextModel):
         adapter_per_block (bool): Whether every tapped block has an adapter of its own; not public.
     """
 
+    HEADS: ClassVar[str] = "inctrl_v2"
     BRANCHES: ClassVar[dict[str, tuple[str, ...]]] = {
         "image": ("adapter", "image_head"),
         "discriminative": ("discriminative_adapter",),

@@ -1,0 +1,102 @@
+"""Command line of the pre-training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jsonargparse import auto_cli
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from safetensors.torch import save
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from anomalib_inctrl.files import write_atomically
+from anomalib_inctrl.pretraining.groups import GroupDataset, StepSampler
+from anomalib_inctrl.pretraining.training import Pretraining
+
+_EPOCH = 50  # steps from one checkpoint to the next
+
+
+def pretrain(
+    output: Path,
+    steps: int = 1700,
+    seed: int = 0,
+    groups: int = 6,
+    normals: int = 4,
+    anomalies: int = 3,
+    learning_rate: float = 1.5e-3,
+    processes: int = 2,
+    stop_after: int | None = None,
+    weights: dict[str, float] | None = None,
+) -> Path:
+    """Train inctrl-tiny from scratch on generated pictures, and write its weights for the wheel.
+
+    Started again with the same arguments, it goes on from its last checkpoint (one every 50 steps).
+
+    Args:
+        output: Folder for checkpoints, the log and ``inctrl-tiny.safetensors``.
+        steps: Optimiser steps, in multiples of 50.
+        seed: Seed of the first weights, the pictures and the references.
+        groups: Categories in a batch.
+        normals: Normal pictures of each category.
+        anomalies: Anomalous pictures of each category.
+        learning_rate: Highest learning rate.
+        processes: Processes that train together, each with batches of its own; best one for every core.
+        stop_after: Step at which to stop for now; the learning rate still follows ``steps``.
+        weights: Factors of the objective's terms by name; 0 drops a term.
+
+    Returns:
+        The file of weights, in half precision.
+    """
+    seed_everything(seed)
+    module = Pretraining(steps, seed=seed, learning_rate=learning_rate, weights=weights)
+    convention = module.backbone.convention
+    dataset = GroupDataset(
+        steps * processes,
+        seed=seed,
+        side=convention.size[0],
+        patch=convention.size[0] // module.backbone.grid_size[0],
+        groups=groups,
+        normals=normals,
+        anomalies=anomalies,
+    )
+    last = output / "last.ckpt"
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=processes,
+        strategy="ddp" if processes > 1 else "auto",
+        use_distributed_sampler=False,
+        precision="bf16-mixed",
+        max_epochs=(stop_after or steps) // _EPOCH,
+        gradient_clip_val=1.0,
+        callbacks=[ModelCheckpoint(output, filename="last", enable_version_counter=False, save_on_train_epoch_end=True)],
+        logger=CSVLogger(output, name="", version="", flush_logs_every_n_steps=10),
+        log_every_n_steps=10,
+        enable_model_summary=False,
+    )
+    sampler = StepSampler(_EPOCH, processes, trainer.global_rank)
+    loader = DataLoader(dataset, sampler=sampler, batch_size=None)
+    trainer.fit(module, loader, ckpt_path=last if last.is_file() else None)
+    written = output / "inctrl-tiny.safetensors"
+    if trainer.is_global_zero:
+        write_weights(module, written)
+    return written
+
+
+def write_weights(module: Pretraining, path: Path) -> Path:
+    """Write both towers in half precision under open_clip's names."""
+    from anomalib_inctrl.clip import EMBEDDED_BACKBONE, create_clip
+
+    model = create_clip(EMBEDDED_BACKBONE, None, random=True)
+    visual = {f"visual.{k}": v for k, v in module.backbone.visual.state_dict().items()}
+    text = module.backbone.text.model.state_dict()
+    model.load_state_dict(visual | dict(text))
+    state: dict[str, Tensor] = {k: v.half().contiguous() for k, v in model.state_dict().items()}
+    write_atomically(path, save(state))
+    return path
+
+
+if __name__ == "__main__":
+    auto_cli(pretrain, as_positional=False)

@@ -1,0 +1,218 @@
+"""What the embedded backbone is trained for: captions, residuals that show defects, and categories told apart."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, NamedTuple
+
+import torch
+from open_clip.loss import ClipLoss
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - the customary name
+from torchmetrics.functional.classification import binary_auroc
+
+from anomalib_inctrl.scoring import class_probability
+
+_ANOMALOUS = 0.25  # share of a patch from which it must be found
+
+
+class Encoded(NamedTuple):
+    """Features of a batch of groups.
+
+    Attributes:
+        patches (Tensor): ``(G, M, L, N, W)``, of any length.
+        pooled (Tensor): ``(G, M, D)``, of any length.
+        captions (Tensor): ``(2 * G, D)``, of the first and last picture of every group; unit length.
+        prototypes (Tensor): ``(G, 2, D)``, of the normal and the anomalous state; unit length.
+    """
+
+    patches: Tensor
+    pooled: Tensor
+    captions: Tensor
+    prototypes: Tensor
+
+
+class Judge(nn.Module):
+    """Turns a distance into the logit of being anomalous, with a scale and a threshold that are learned.
+
+    One judge serves all categories, so that distances mean the same for each of them.
+    """
+
+    def __init__(self, scale: float, threshold: float) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
+        self.threshold = nn.Parameter(torch.tensor(threshold))
+
+    def forward(self, distance: Tensor) -> Tensor:
+        """Map distances of any shape to logits."""
+        return self.log_scale.exp() * (distance - self.threshold)
+
+
+class PretrainingObjective(nn.Module):
+    """Sum of six terms, each over pictures that are queries of their own or another group's normal pictures.
+
+    - ``patch``: residual of every patch to its nearest reference patch against its share of defect;
+    - ``image``: largest residual of a picture against its label, other categories counting as anomalous;
+    - ``category``: nearest prototype among the batch's categories (prototypical networks, arXiv 1703.05175);
+    - ``distance``: distance of the image embedding to its group's mean against the label;
+    - ``caption``: open_clip's contrastive loss;
+    - ``state``: probability of the anomalous prompts, s_a of InCTRL, against the label.
+
+    The references of a query are a random part of its group's other normal pictures, so that any number will do.
+
+    Args:
+        weights (dict[str, float] | None): Factors of the terms, by name, instead of :attr:`WEIGHTS`; 0 drops a
+            term.
+
+    Raises:
+        ValueError: If a weight names no term.
+    """
+
+    WEIGHTS: ClassVar[dict[str, float]] = {
+        "patch": 2.0,
+        "image": 1.0,
+        "category": 1.0,
+        "distance": 0.5,
+        "caption": 0.5,
+        "state": 0.5,
+    }
+
+    def __init__(self, weights: dict[str, float] | None = None) -> None:
+        super().__init__()
+        unknown = (weights or {}).keys() - self.WEIGHTS.keys()
+        if unknown:
+            msg = f"No term is called {', '.join(sorted(unknown))}; there are {', '.join(self.WEIGHTS)}."
+            raise ValueError(msg)
+        self.weights = self.WEIGHTS | (weights or {})
+        self.patch_judge = Judge(60.0, 0.05)
+        self.image_judge = Judge(60.0, 0.08)
+        self.distance_judge = Judge(60.0, 0.03)
+        self.category_scale = nn.Parameter(torch.tensor(math.log(10.0)))
+        self.caption_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.caption_loss = ClipLoss()
+
+    def forward(self, encoded: Encoded, coverage: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Compute the terms; ``loss``, their weighted sum; and ``auroc``, of the largest residuals in the batch.
+
+        Args:
+            encoded (Encoded): Features.
+            coverage (Tensor): ``(G, M, N)``, see :class:`Groups`.
+            labels (Tensor): ``(G, M)``, ``bool``; normal pictures first in every group.
+        """
+        normals = int((~labels[0]).sum())
+        chosen = choose_references(labels, normals)
+        own, other = group_residuals(encoded.patches, normals, chosen)
+        means, distances = self._prototype_distances(encoded.pooled, chosen)
+        named = F.normalize(encoded.pooled[:, [0, -1]].flatten(0, 1), dim=-1)
+        terms = {
+            "patch": patch_loss(self.patch_judge(own), coverage),
+            "image": balanced_bce(
+                self.image_judge(torch.cat([own, other], dim=1).amax(dim=-1)),
+                torch.cat([labels, torch.ones_like(other[..., 0], dtype=torch.bool)], dim=1),
+            ),
+            "category": self._category_loss(encoded.pooled[:, :normals], means[:, :normals]),
+            "distance": balanced_bce(self.distance_judge(distances), labels),
+            "caption": self.caption_loss(named, encoded.captions, self.caption_scale.exp().clamp(max=100)),
+            "state": balanced_bce(
+                class_probability(encoded.pooled.flatten(0, 1), encoded.prototypes.repeat_interleave(labels.shape[1], 0))
+                .clamp(1e-4, 1 - 1e-4)
+                .logit(),
+                labels.flatten(),
+            ),
+        }
+        loss = sum((self.weights[name] * term for name, term in terms.items()), torch.zeros(()))
+        with torch.no_grad():
+            auroc = binary_auroc(own.amax(dim=-1).flatten(), labels.flatten().int())
+        return terms | {"auroc": auroc, "loss": loss}
+
+    @staticmethod
+    def _prototype_distances(pooled: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean embedding of every query's references ``(G, M, D)`` and the query's distance to it ``(G, M)``."""
+        unit = F.normalize(pooled, dim=-1)
+        weights = chosen / chosen.sum(dim=-1, keepdim=True)
+        means = F.normalize(weights @ unit[:, : chosen.shape[-1]], dim=-1)
+        return means, 0.5 * (1 - (unit * means).sum(dim=-1))
+
+    def _category_loss(self, queries: Tensor, own: Tensor) -> Tensor:
+        """Cross-entropy of every normal query ``(G, R, D)`` over its own prototype and those of the other groups."""
+        groups, normals = queries.shape[:2]
+        queries = F.normalize(queries, dim=-1)
+        prototypes = F.normalize(queries.mean(dim=1), dim=-1)
+        similarity = torch.einsum("grd,hd->grh", queries, prototypes)
+        index = torch.arange(groups)
+        similarity[index, :, index] = (queries * own).sum(dim=-1)  # leaves the query out of its own prototype
+        logits = self.category_scale.exp().clamp(max=100) * similarity
+        return F.cross_entropy(logits.flatten(0, 1), index.repeat_interleave(normals))
+
+
+def choose_references(labels: Tensor, normals: int) -> Tensor:
+    """Choose at random which normal pictures are a query's references: one to all of them, never itself.
+
+    Returns:
+        Tensor: ``(G, M, R)`` of 0 and 1.
+    """
+    groups, members = labels.shape
+    rank = torch.rand(groups, members, normals)
+    rank[:, torch.arange(normals), torch.arange(normals)] = 2  # a picture is the last choice for itself
+    count = torch.randint(1, normals, (groups, members, 1))
+    return (rank.argsort(dim=-1).argsort(dim=-1) < count).float()
+
+
+def group_residuals(patches: Tensor, normals: int, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """Residuals of all pictures to their own references, and of normal pictures to the next group's.
+
+    Args:
+        patches (Tensor): ``(G, M, L, N, W)``.
+        normals (int): Number ``R`` of normal pictures of a group, its first.
+        chosen (Tensor): ``(G, M, R)``, which of them are a query's references.
+
+    Returns:
+        tuple[Tensor, Tensor]: ``(G, M, N)`` and ``(G, 1, N)``, in ``[0, 1]``.
+    """
+    tokens = F.normalize(patches, dim=-1)
+    queries = torch.cat([tokens, tokens[:, :1].roll(1, dims=0)], dim=1)
+    chosen = torch.cat([chosen, torch.ones_like(chosen[:, :1])], dim=1).bool()
+    similarity = [
+        nearest_similarity(group, references, among)
+        for group, references, among in zip(queries, tokens[:, :normals], chosen, strict=True)
+    ]
+    residuals = 0.5 * (1 - torch.stack(similarity))
+    return residuals[:, :-1], residuals[:, -1:]
+
+
+def nearest_similarity(queries: Tensor, references: Tensor, among: Tensor) -> Tensor:
+    """Cosine of every query patch with its nearest reference patch, averaged over the blocks.
+
+    The nearest is searched in half precision and without gradients; only its own cosine is differentiated.
+
+    Args:
+        queries (Tensor): ``(M, L, N, W)``, unit length.
+        references (Tensor): ``(R, L, N, W)``, unit length.
+        among (Tensor): ``(M, R)``, ``bool``, which references a query has.
+
+    Returns:
+        Tensor: ``(M, N)``.
+    """
+    members, blocks, patches, width = queries.shape
+    pool = references.transpose(0, 1).flatten(1, 2)  # (L, R * N, W)
+    with torch.no_grad():
+        flat = queries.transpose(0, 1).flatten(1, 2).bfloat16()
+        similarity = (flat @ pool.bfloat16().mT).view(blocks, members, patches, *among.shape[1:], patches)
+        similarity = similarity.masked_fill(~among[None, :, None, :, None], -2)
+        index = similarity.flatten(3).argmax(dim=-1).flatten(1)  # (L, M * N)
+    nearest = pool.gather(1, index[..., None].expand(-1, -1, width)).view(blocks, members, patches, width)
+    return (queries.transpose(0, 1) * nearest).sum(dim=-1).mean(dim=0)
+
+
+def patch_loss(logits: Tensor, coverage: Tensor) -> Tensor:
+    """Cross-entropy of patches that are clearly anomalous or entirely normal, both kinds weighted alike."""
+    anomalous = coverage >= _ANOMALOUS
+    clear = anomalous | (coverage == 0)
+    return balanced_bce(logits[clear], anomalous[clear])
+
+
+def balanced_bce(logits: Tensor, labels: Tensor) -> Tensor:
+    """Binary cross-entropy in which both labels weigh the same; one that does not occur is left out."""
+    loss = F.binary_cross_entropy_with_logits(logits, labels.to(logits), reduction="none")
+    parts = [loss[chosen].mean() for chosen in (labels, ~labels) if chosen.any()]
+    return torch.stack(parts).mean()

@@ -1,0 +1,102 @@
+"""The pre-training job of the embedded backbone."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from anomalib_inctrl.clip import EMBEDDED_BACKBONE, ClipBackbone
+from anomalib_inctrl.pretraining.initialization import initialize
+from anomalib_inctrl.pretraining.objective import Encoded, PretrainingObjective
+
+if TYPE_CHECKING:
+    from anomalib_inctrl.pretraining.groups import Groups
+
+
+_JUDGE_FACTOR = 10  # of the learning rate, for scales and thresholds
+
+
+class Pretraining(LightningModule):
+    """Trains both towers of the embedded backbone from informed random weights.
+
+    Args:
+        steps (int): Number of optimiser steps, over which the learning rate rises and falls.
+        seed (int): Seed of the first weights.
+        learning_rate (float): The highest one.
+        warmup (int): Steps of its rise.
+        weight_decay (float): Of the weight matrices.
+        weights (dict[str, float] | None): Factors of the objective's terms.
+    """
+
+    def __init__(
+        self,
+        steps: int,
+        seed: int = 0,
+        learning_rate: float = 1.5e-3,
+        warmup: int = 100,
+        weight_decay: float = 0.05,
+        weights: dict[str, float] | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.backbone = ClipBackbone(EMBEDDED_BACKBONE, random=True)
+        initialize(self.backbone, torch.Generator().manual_seed(seed))
+        self.backbone.requires_grad_(requires_grad=True)
+        self.backbone.text.model.logit_scale.requires_grad_(requires_grad=False)  # the objective has its own
+        self.objective = PretrainingObjective(weights)
+
+    def encode(self, batch: Groups) -> Encoded:
+        """Run both towers over a batch of groups."""
+        groups, members = batch.labels.shape
+        pictures = self.backbone.from_pictures(batch.images.flatten(0, 1))
+        # The fused attention of CPUs is slower in bfloat16 than products and softmax one by one.
+        with sdpa_kernel(SDPBackend.MATH):
+            features = self.backbone.encode_image(pictures)
+        sentences = self.backbone.encode_sentences([*batch.captions, *batch.states])
+        captions, states = sentences[: 2 * groups], sentences[2 * groups :]
+        prototypes = states.unflatten(0, (groups, 2, -1)).mean(dim=2)
+        return Encoded(
+            patches=features.patches.unflatten(0, (groups, members)),
+            pooled=features.pooled.unflatten(0, (groups, members)),
+            captions=captions,
+            prototypes=torch.nn.functional.normalize(prototypes, dim=-1),
+        )
+
+    def training_step(self, batch: Groups, batch_idx: int) -> Tensor:
+        """Compute and log the terms of the objective."""
+        del batch_idx
+        encoded = Encoded(*(features.float() for features in self.encode(batch)))
+        with torch.autocast(self.device.type, enabled=False):
+            terms = self.objective(encoded, batch.coverage, batch.labels)
+        self.log_dict(terms, prog_bar=True, batch_size=1)
+        return terms["loss"]
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW without decay on vectors, warm-up and cosine."""
+        rate = self.hparams["learning_rate"]
+        trained = [p for p in self.backbone.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(
+            [
+                {"params": [p for p in trained if p.ndim > 1]},
+                {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+                # A judge has two numbers, which must keep up with the distances they judge.
+                {"params": list(self.objective.parameters()), "weight_decay": 0.0, "lr": _JUDGE_FACTOR * rate},
+            ],
+            lr=rate,
+            weight_decay=self.hparams["weight_decay"],
+            betas=(0.9, 0.98),
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _rate(self, step: int) -> float:
+        steps, warmup = self.hparams["steps"], self.hparams["warmup"]
+        if step < warmup:
+            return (step + 1) / warmup
+        done = min((step - warmup) / max(steps - warmup, 1), 1)
+        return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done))

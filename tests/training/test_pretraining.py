@@ -1,0 +1,168 @@
+"""The pre-training of the embedded backbone: its batches, its objective, and a run that is broken off."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F  # noqa: N812 - the customary name
+
+from anomalib_inctrl.clip import ClipBackbone
+from anomalib_inctrl.pretraining import __main__ as job
+from anomalib_inctrl.pretraining.groups import GroupDataset, StepSampler
+from anomalib_inctrl.pretraining.initialization import cosine_filters, position_waves
+from anomalib_inctrl.pretraining.objective import (
+    Encoded,
+    Judge,
+    PretrainingObjective,
+    balanced_bce,
+    choose_references,
+    group_residuals,
+    patch_loss,
+)
+from anomalib_inctrl.scoring import nearest_residuals
+
+GROUPS, NORMALS, MEMBERS, BLOCKS, PATCHES, WIDTH, DIM = 3, 4, 6, 2, 9, 8, 5
+LABELS = (torch.arange(MEMBERS) >= NORMALS).expand(GROUPS, -1)
+
+
+@pytest.fixture
+def encoded():
+    """Random features of three groups."""
+    torch.manual_seed(0)
+    return Encoded(
+        patches=torch.randn(GROUPS, MEMBERS, BLOCKS, PATCHES, WIDTH, requires_grad=True),
+        pooled=torch.randn(GROUPS, MEMBERS, DIM, requires_grad=True),
+        captions=F.normalize(torch.randn(2 * GROUPS, DIM), dim=-1),
+        prototypes=F.normalize(torch.randn(GROUPS, 2, DIM), dim=-1),
+    )
+
+
+def test_references_are_other_normal_pictures_of_any_number():
+    torch.manual_seed(0)
+    chosen = choose_references(LABELS.repeat(50, 1), NORMALS)
+    own = torch.arange(NORMALS)
+    assert chosen.shape == (50 * GROUPS, MEMBERS, NORMALS)
+    assert not chosen[:, own, own].any()
+    assert set(chosen.sum(dim=-1).unique().tolist()) == {1, 2, 3}
+    assert chosen[:, NORMALS:].mean(dim=(0, 1)).sub(0.5).abs().max() < 0.1  # no picture is preferred
+
+
+def test_residuals_equal_those_of_the_models(encoded):
+    torch.manual_seed(1)
+    chosen = choose_references(LABELS, NORMALS)
+    own, other = group_residuals(encoded.patches, NORMALS, chosen)
+    tokens = F.normalize(encoded.patches, dim=-1)
+    for group in range(GROUPS):
+        for member in range(MEMBERS):
+            among = tokens[group, :NORMALS][chosen[group, member].bool()].transpose(0, 1).flatten(1, 2)
+            expected = nearest_residuals(encoded.patches[group, member][None], among)[0]
+            # The search is in half precision, so that a neighbour almost as near may be taken.
+            torch.testing.assert_close(own[group, member], expected, atol=4e-3, rtol=0)
+    references = tokens[0, :NORMALS].transpose(0, 1).flatten(1, 2)
+    torch.testing.assert_close(
+        other[0], nearest_residuals(encoded.patches[-1, :1], references), atol=4e-3, rtol=0
+    )
+
+
+def test_equal_pictures_have_no_residual():
+    patches = torch.randn(1, 1, BLOCKS, PATCHES, WIDTH).expand(GROUPS, MEMBERS, -1, -1, -1)
+    own, other = group_residuals(patches, NORMALS, choose_references(LABELS, NORMALS))
+    assert own.abs().max() < 1e-6
+    assert other.abs().max() < 1e-6
+
+
+def test_every_term_is_finite_and_reaches_its_features(encoded):
+    terms = PretrainingObjective()(encoded, torch.rand(GROUPS, MEMBERS, PATCHES), LABELS)
+    assert terms.keys() == {*PretrainingObjective.WEIGHTS, "auroc", "loss"}
+    for name, of_patches in {"patch": True, "image": True, "category": False, "distance": False, "state": False}.items():
+        patches, pooled = torch.autograd.grad(
+            terms[name], (encoded.patches, encoded.pooled), retain_graph=True, allow_unused=True
+        )
+        assert (patches is not None) == of_patches
+        assert (pooled is not None) != of_patches
+    expected = sum(PretrainingObjective.WEIGHTS[name] * terms[name] for name in PretrainingObjective.WEIGHTS)
+    torch.testing.assert_close(terms["loss"], expected)
+
+
+def test_a_dropped_term_leaves_the_sum_and_an_unknown_one_is_refused(encoded):
+    coverage = torch.zeros(GROUPS, MEMBERS, PATCHES)
+    torch.manual_seed(2)
+    terms = PretrainingObjective(dict.fromkeys(PretrainingObjective.WEIGHTS, 0.0) | {"caption": 2.0})(
+        encoded, coverage, LABELS
+    )
+    torch.testing.assert_close(terms["loss"], 2 * terms["caption"])
+    with pytest.raises(ValueError, match="No term is called colour; there are patch, image"):
+        PretrainingObjective({"colour": 1.0})
+
+
+def test_patches_that_nobody_can_tell_do_not_count():
+    logits = torch.tensor([4.0, -4.0, 50.0, -50.0])
+    coverage = torch.tensor([1.0, 0.0, 0.1, math.nan])  # anomalous, normal, hardly touched, unknown
+    torch.testing.assert_close(patch_loss(logits, coverage), torch.tensor(math.log1p(math.exp(-4))))
+
+
+def test_both_labels_weigh_the_same_however_rare():
+    logits, labels = torch.tensor([2.0, 0.0, 0.0, 0.0]), torch.tensor([True, False, False, False])
+    expected = (math.log1p(math.exp(-2)) + math.log(2)) / 2
+    torch.testing.assert_close(balanced_bce(logits, labels), torch.tensor(expected))
+    torch.testing.assert_close(balanced_bce(logits, labels | True), torch.tensor([math.log1p(math.exp(-2)), *[math.log(2)] * 3]).mean())
+
+
+def test_judge_turns_its_threshold_into_even_odds():
+    judge = Judge(scale=20.0, threshold=0.25)
+    torch.testing.assert_close(judge(torch.tensor([0.25, 0.35])), torch.tensor([0.0, 2.0]))
+
+
+def test_filters_hold_the_whole_patch_and_positions_differ():
+    filters = F.normalize(cosine_filters(8, 192).flatten(1), dim=1)
+    torch.testing.assert_close(filters @ filters.T, torch.eye(192), atol=1e-5, rtol=0)
+    assert filters[0].reshape(3, -1).std(dim=1).max() < 1e-6  # the first is plain brightness
+    waves = F.normalize(position_waves(14, 14, 128), dim=1)
+    similarity = waves @ waves.T - 2 * torch.eye(196)
+    assert similarity.max() < 0.999
+    assert set(similarity[0].topk(2).indices.tolist()) == {1, 14}  # its neighbours to the right and below
+
+
+def test_batches_repeat_by_seed_and_hold_what_they_say():
+    data = GroupDataset(5, seed=3, groups=2, normals=2, anomalies=2)
+    batch, again, other = data[1], data[1], data[2]
+    assert torch.equal(batch.images, again.images)
+    assert not torch.equal(batch.images, other.images)
+    assert batch.images.shape == (2, 4, 3, 112, 112)
+    assert batch.captions == again.captions
+    assert len(batch.captions) == 4
+    assert len(batch.states) == 4
+    assert not batch.coverage[:, :2].any()
+    marked = batch.coverage[:, 2:]
+    assert (marked.isnan() | ((marked >= 0) & (marked <= 1))).all()
+    assert (marked.nan_to_num(1.0).amax(dim=-1) > 0).all()
+    with pytest.raises(IndexError):
+        data[5]
+
+
+def test_processes_share_the_batches_and_epochs_follow_each_other():
+    seen = []
+    for epoch in range(2):
+        for rank in range(2):
+            sampler = StepSampler(3, processes=2, rank=rank)
+            sampler.set_epoch(epoch)
+            seen += list(sampler)
+    assert sorted(seen) == list(range(12))
+    assert max(seen[:6]) < min(seen[6:])
+
+
+@pytest.mark.slow
+def test_a_run_broken_off_ends_as_one_that_was_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(job, "_EPOCH", 1)
+    small = {"steps": 3, "groups": 2, "normals": 2, "anomalies": 1, "processes": 1}
+    job.pretrain(tmp_path / "broken", stop_after=2, **small)
+    broken = job.pretrain(tmp_path / "broken", **small)
+    whole = job.pretrain(tmp_path / "whole", **small)
+    assert broken.read_bytes() == whole.read_bytes()
+    assert whole.stat().st_size < 16e6
+    from safetensors.torch import load_file
+
+    written = load_file(whole)
+    start = ClipBackbone("inctrl-tiny", random=True).visual.state_dict()
+    assert all(tensor.dtype == torch.half for tensor in written.values())
+    assert not torch.equal(written["visual.class_embedding"].float(), start["class_embedding"])
