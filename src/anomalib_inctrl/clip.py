@@ -306,6 +306,13 @@ def embedded_file(kind: str) -> Traversable:
     return resources.files("anomalib_inctrl") / "backbones" / f"{EMBEDDED_BACKBONE}.{kind}"
 
 
+def contrastive_loss() -> nn.Module:
+    """Make open_clip's own loss, called with image features, text features and the scale of the logits."""
+    from open_clip.loss import ClipLoss
+
+    return ClipLoss()
+
+
 @cache
 def _register_embedded() -> None:
     import open_clip

@@ -34,7 +34,7 @@ from anomalib_inctrl.in_context import InContextModel
 from anomalib_inctrl.models.inctrl.torch_model import InCTRLModel
 from anomalib_inctrl.models.inctrl_v2.torch_model import InCTRLv2Model
 from anomalib_inctrl.references import Context
-from anomalib_inctrl.scoring import nearest_residuals, to_pixels
+from anomalib_inctrl.scoring import to_pixels
 
 UNSEEN_MEMBER = 1000  # of the generated families; training takes smaller numbers
 
@@ -175,7 +175,7 @@ def features_of(images: Tensor, backbones: dict[str, ClipBackbone]) -> dict[str,
     return found
 
 
-def methods(weights: bool) -> tuple[list[Method], dict[str, ClipBackbone], Any]:
+def methods(*, weights: bool) -> tuple[list[Method], dict[str, ClipBackbone], Any]:
     """All methods, the backbones they share, and how images are prepared for them."""
     v2 = InCTRLv2(backbone=EMBEDDED_BACKBONE, weights=EMBEDDED_BACKBONE if weights else None).eval()
     v1 = InCTRL(backbone=EMBEDDED_BACKBONE, weights=EMBEDDED_BACKBONE if weights else None).eval()
@@ -203,7 +203,7 @@ def main() -> None:
     parser.add_argument("--training-free", action="store_true", help="leave out the embedded heads")
     parser.add_argument("--each", action="store_true", help="print every category as well")
     options = parser.parse_args()
-    compared, backbones, transform = methods(not options.training_free)
+    compared, backbones, transform = methods(weights=not options.training_free)
     for which in options.sets:
         found: dict[tuple[str, int, str], list[list[float]]] = defaultdict(list)
         encoded: tuple[Tensor, dict[str, ImageFeatures]] | None = None
@@ -232,6 +232,15 @@ def main() -> None:
                             )
                         found[method.name, k_shot, task.name].append(result)
         report(which, found, [m.name for m in compared], options.k_shots, options.each)
+
+
+def areas(task: Task, kept: np.ndarray, scores: Tensor, maps: Tensor | None) -> list[float]:
+    """Image AUROC, and pixel AUROC if there are masks."""
+    found = [float(binary_auroc(scores, task.labels[kept]))]
+    if task.masks is not None and maps is not None:
+        scaled = (maps / maps.amax().clamp(min=1e-9)).flatten()
+        found.append(float(binary_auroc(scaled, task.masks[kept].flatten().int(), thresholds=1000)))
+    return found
 
 
 def report(which: str, found: dict, names: list[str], k_shots: list[int], each: bool) -> None:

@@ -37,9 +37,7 @@ def test_members_repeat_by_seed_and_differ_among_themselves(family):
 def test_a_fault_leaves_the_rest_of_the_scene_alone(family):
     category, _ = draw(family)
     for fault in category.family.FAULTS:
-        clean, faulty = (
-            category.family.render(np.random.default_rng(5), 2, SIDE, f).image for f in (None, fault)
-        )
+        clean, faulty = (category.family.render(np.random.default_rng(5), 2, SIDE, f).image for f in (None, fault))
         mask = changed_mask(clean, faulty, threshold=0.03, smallest=1)
         assert np.abs(clean - faulty).max(axis=-1)[~mask].max(initial=0) < 0.2
         assert mask.mean() < 0.75

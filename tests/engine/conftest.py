@@ -1,7 +1,8 @@
-"""Fixtures of the tests that run anomalib's engine: small drawn data, models on the embedded backbone, engines."""
+"""Fixtures of the tests that run anomalib's engine: small drawn data, models on the embedded backbone's architecture, engines."""
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,7 +13,7 @@ from anomalib.data import MVTecAD
 from anomalib.engine import Engine
 from PIL import Image
 
-from anomalib_inctrl import InCTRL, InCTRLv2
+from anomalib_inctrl import InCTRL, InCTRLv2, clip
 from anomalib_inctrl.clip import ClipBackbone, image_convention
 
 if TYPE_CHECKING:
@@ -75,9 +76,19 @@ def data(root: Path, category: str = "bolt", **options: Any) -> MVTecAD:
     return MVTecAD(root=root, category=category, **{"num_workers": 0, "eval_batch_size": 3} | options)
 
 
+@contextmanager
+def untrained() -> Iterator[None]:
+    """Build embedded backbones with weights from a seed: whatever file is embedded, thresholds and scores stay."""
+    create = clip.create_clip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clip, "create_clip", lambda *names, random=False: create(*names, random=True))
+        yield
+
+
 def build(name: str, **options: Any) -> InCTRL | InCTRLv2:
-    """A model on the embedded backbone, with two references and without pictures unless told otherwise."""
-    return MODELS[name](**{"backbone": "inctrl-tiny", "k_shot": 2, "visualizer": False} | options)
+    """A model on the untrained backbone, with two references and without pictures unless told otherwise."""
+    with untrained():
+        return MODELS[name](**{"backbone": "inctrl-tiny", "k_shot": 2, "visualizer": False} | options)
 
 
 class Run(NamedTuple):
@@ -130,6 +141,7 @@ class Kit(NamedTuple):
     with_square: Callable
     write_category: Callable
     data: Callable
+    untrained: Callable
     build: Callable
     train: Callable
     predictions: Callable
@@ -158,7 +170,7 @@ def _encode_text_once() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def kit() -> Kit:
-    return Kit(texture, write, with_square, write_category, data, build, train, Predictions.of, QUIET, SIDE)
+    return Kit(texture, write, with_square, write_category, data, untrained, build, train, Predictions.of, QUIET, SIDE)
 
 
 @pytest.fixture

@@ -1,9 +1,10 @@
-"""Fixtures of the training tests: three drawn categories in MVTec's layout, and runs on the embedded backbone."""
+"""Fixtures of the training tests: three drawn categories in MVTec's layout, and runs on the embedded backbone's architecture."""
 
 from __future__ import annotations
 
 import logging
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,7 +16,7 @@ from anomalib.engine import Engine
 from lightning.pytorch import Callback, seed_everything
 from PIL import Image
 
-from anomalib_inctrl import AuxiliaryData, InCTRL, InCTRLv2
+from anomalib_inctrl import AuxiliaryData, InCTRL, InCTRLv2, clip
 from anomalib_inctrl.clip import ClipBackbone
 
 if TYPE_CHECKING:
@@ -59,6 +60,15 @@ def write_category(folder: Path, seed: int, tone: float) -> None:
         mask[top : top + 28, left : left + 28] = 255
         write(folder / f"test/square/{i:03}.png", damaged)
         write(folder / f"ground_truth/square/{i:03}_mask.png", mask)
+
+
+@contextmanager
+def untrained() -> Iterator[None]:
+    """Build embedded backbones with weights from a seed: whatever file is embedded, losses stay."""
+    create = clip.create_clip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clip, "create_clip", lambda *names, random=False: create(*names, random=True))
+        yield
 
 
 class Losses(Callback):
@@ -131,10 +141,11 @@ class Kit:
         return self.data(parts=[self.part("bolt"), self.part("leaf")], validation_categories=[])
 
     def build(self, name: str, seed: int = 0, **options: Any) -> InCTRL | InCTRLv2:
-        """A model to train, with cached features unless told otherwise."""
+        """A model to train on the untrained backbone, with cached features unless told otherwise."""
         seed_everything(seed)
         defaults = {"backbone": "inctrl-tiny", "phase": "train", "visualizer": False, "feature_cache": self.cache}
-        return MODELS[name](**defaults | options)
+        with untrained():
+            return MODELS[name](**defaults | options)
 
     def fit(
         self,

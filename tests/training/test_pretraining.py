@@ -8,6 +8,7 @@ from torch.nn import functional as F  # noqa: N812 - the customary name
 
 from anomalib_inctrl.clip import ClipBackbone
 from anomalib_inctrl.pretraining import __main__ as job
+from anomalib_inctrl.pretraining.descriptor import describe
 from anomalib_inctrl.pretraining.groups import GroupDataset, StepSampler
 from anomalib_inctrl.pretraining.initialization import cosine_filters, position_waves
 from anomalib_inctrl.pretraining.objective import (
@@ -18,6 +19,7 @@ from anomalib_inctrl.pretraining.objective import (
     choose_references,
     group_residuals,
     patch_loss,
+    relation_loss,
 )
 from anomalib_inctrl.scoring import nearest_residuals
 
@@ -34,6 +36,7 @@ def encoded():
         pooled=torch.randn(GROUPS, MEMBERS, DIM, requires_grad=True),
         captions=F.normalize(torch.randn(2 * GROUPS, DIM), dim=-1),
         prototypes=F.normalize(torch.randn(GROUPS, 2, DIM), dim=-1),
+        descriptors=torch.randn(GROUPS, MEMBERS, PATCHES, 7),
     )
 
 
@@ -59,9 +62,7 @@ def test_residuals_equal_those_of_the_models(encoded):
             # The search is in half precision, so that a neighbour almost as near may be taken.
             torch.testing.assert_close(own[group, member], expected, atol=4e-3, rtol=0)
     references = tokens[0, :NORMALS].transpose(0, 1).flatten(1, 2)
-    torch.testing.assert_close(
-        other[0], nearest_residuals(encoded.patches[-1, :1], references), atol=4e-3, rtol=0
-    )
+    torch.testing.assert_close(other[0], nearest_residuals(encoded.patches[-1, :1], references), atol=4e-3, rtol=0)
 
 
 def test_equal_pictures_have_no_residual():
@@ -74,12 +75,13 @@ def test_equal_pictures_have_no_residual():
 def test_every_term_is_finite_and_reaches_its_features(encoded):
     terms = PretrainingObjective()(encoded, torch.rand(GROUPS, MEMBERS, PATCHES), LABELS)
     assert terms.keys() == {*PretrainingObjective.WEIGHTS, "auroc", "loss"}
-    for name, of_patches in {"patch": True, "image": True, "category": False, "distance": False, "state": False}.items():
+    of_patch_tokens = {"relation", "patch", "image"}
+    for name in ("relation", "patch", "image", "category", "distance", "state"):
         patches, pooled = torch.autograd.grad(
             terms[name], (encoded.patches, encoded.pooled), retain_graph=True, allow_unused=True
         )
-        assert (patches is not None) == of_patches
-        assert (pooled is not None) != of_patches
+        assert (patches is not None) == (name in of_patch_tokens)
+        assert (pooled is not None) == (name not in of_patch_tokens)
     expected = sum(PretrainingObjective.WEIGHTS[name] * terms[name] for name in PretrainingObjective.WEIGHTS)
     torch.testing.assert_close(terms["loss"], expected)
 
@@ -95,6 +97,30 @@ def test_a_dropped_term_leaves_the_sum_and_an_unknown_one_is_refused(encoded):
         PretrainingObjective({"colour": 1.0})
 
 
+def test_tokens_with_the_geometry_of_the_descriptor_relate_as_it_does():
+    angles = torch.linspace(0, math.pi / 2, PATCHES)
+    tokens = torch.stack([angles.cos(), angles.sin()], dim=-1).expand(GROUPS, MEMBERS, BLOCKS, -1, -1)
+    # A Gaussian kernel whose value at this distance is the cosine between neighbours; farther pairs deviate a little.
+    step = math.sqrt(-0.5 * math.log(math.cos(float(angles[1]))))
+    descriptors = (torch.arange(PATCHES) * step)[:, None].expand(GROUPS, MEMBERS, -1, 1)
+    assert relation_loss(tokens, descriptors) < 0.01
+    assert relation_loss(tokens.flip(3).roll(3, dims=1), descriptors.roll(4, dims=2)) > 0.05
+
+
+def test_descriptor_tells_direction_scale_and_colour_apart():
+    y, x = torch.meshgrid(torch.arange(112.0), torch.arange(112.0), indexing="ij")
+    waves = [torch.sin(0.8 * x), torch.sin(0.8 * y), torch.sin(0.3 * x), torch.zeros_like(x)]
+    images = torch.stack([wave.expand(3, -1, -1) for wave in waves])
+    images = torch.cat([images, torch.tensor([1.0, 0.0, -1.0])[:, None, None].expand(1, 3, 112, 112)])
+    described = describe(images, 8)
+    assert described.shape == (5, 196, 66)
+    torch.testing.assert_close(described.mean(dim=(0, 1)), torch.zeros(66), atol=1e-4, rtol=0)
+    inner = described.unflatten(1, (14, 14))[:, 3:-3, 3:-3].flatten(1, 2)
+    centres = inner.mean(dim=1)
+    spread = (inner - centres[:, None]).norm(dim=-1).amax()
+    assert torch.cdist(centres, centres).add(100 * torch.eye(5)).min() > 2 * spread
+
+
 def test_patches_that_nobody_can_tell_do_not_count():
     logits = torch.tensor([4.0, -4.0, 50.0, -50.0])
     coverage = torch.tensor([1.0, 0.0, 0.1, math.nan])  # anomalous, normal, hardly touched, unknown
@@ -105,7 +131,8 @@ def test_both_labels_weigh_the_same_however_rare():
     logits, labels = torch.tensor([2.0, 0.0, 0.0, 0.0]), torch.tensor([True, False, False, False])
     expected = (math.log1p(math.exp(-2)) + math.log(2)) / 2
     torch.testing.assert_close(balanced_bce(logits, labels), torch.tensor(expected))
-    torch.testing.assert_close(balanced_bce(logits, labels | True), torch.tensor([math.log1p(math.exp(-2)), *[math.log(2)] * 3]).mean())
+    alone = torch.tensor([math.log1p(math.exp(-2)), math.log(2), math.log(2), math.log(2)]).mean()
+    torch.testing.assert_close(balanced_bce(logits, torch.ones(4, dtype=torch.bool)), alone)
 
 
 def test_judge_turns_its_threshold_into_even_odds():

@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_LICENCES = {"MVTecAD": "CC BY-NC-SA 4.0", "MVTecAD2": "CC BY-NC-SA 4.0", "Visa": "CC BY 4.0"}
+_LICENCES = {
+    "MVTecAD": "CC BY-NC-SA 4.0",
+    "MVTecAD2": "CC BY-NC-SA 4.0",
+    "Visa": "CC BY 4.0",
+    "ProceduralAD": "generated, none",
+}
 _VALIDATION_EPOCH = 2**31  # seeds the draws of validation apart from those of any training epoch
 
 

@@ -150,13 +150,13 @@ class ProceduralAD(AnomalibDataModule):
     ) -> None:
         self.family, _, member = category.partition("-")
         if self.family not in CATEGORIES or not (member or "0").isdecimal():
-            msg = (
-                f"Unknown category {category!r}. Available, alone or with a number (gear-7): {', '.join(CATEGORIES)}."
-            )
+            msg = f"Unknown category {category!r}. Available, alone or with a number (gear-7): {', '.join(CATEGORIES)}."
             raise ValueError(msg)
         counts = (train_count, normal_count, anomalous_count)
         if image_size < MIN_IMAGE_SIZE or min(counts) < 1:
-            msg = f"image_size must be at least {MIN_IMAGE_SIZE} and every count at least 1, got {image_size}, {counts}."
+            msg = (
+                f"image_size must be at least {MIN_IMAGE_SIZE} and every count at least 1, got {image_size}, {counts}."
+            )
             raise ValueError(msg)
         super().__init__(
             train_batch_size=train_batch_size,

@@ -71,7 +71,9 @@ def pretrain(
         precision="bf16-mixed",
         max_epochs=(stop_after or steps) // _EPOCH,
         gradient_clip_val=1.0,
-        callbacks=[ModelCheckpoint(output, filename="last", enable_version_counter=False, save_on_train_epoch_end=True)],
+        callbacks=[
+            ModelCheckpoint(output, filename="last", enable_version_counter=False, save_on_train_epoch_end=True)
+        ],
         logger=CSVLogger(output, name="", version="", flush_logs_every_n_steps=10),
         log_every_n_steps=10,
         enable_model_summary=False,

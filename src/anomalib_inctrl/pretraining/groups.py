@@ -122,9 +122,7 @@ class GroupDataset(Dataset[Groups]):
         masks[self.normals :][[kind == OTHER for kind in anomalous.kinds]] = np.nan
         images = np.concatenate([normal, anomalous.images])
         noun = str(generator.choice(category.family.NOUNS))
-        captions = [
-            str(generator.choice(ensemble)) for ensemble in prompt_ensemble(f"{name_colour(normal)} {noun}")
-        ]
+        captions = [str(generator.choice(ensemble)) for ensemble in prompt_ensemble(f"{name_colour(normal)} {noun}")]
         word = self._draw_word(generator) if generator.random() < _UNKNOWN_WORD else noun
         states = [
             str(sentence)
@@ -135,7 +133,11 @@ class GroupDataset(Dataset[Groups]):
 
     @staticmethod
     def _draw_word(generator: np.random.Generator) -> str:
-        return "object" if generator.random() < 0.3 else "".join(generator.choice(list(_LETTERS), generator.integers(3, 9)))
+        return (
+            "object"
+            if generator.random() < 0.3
+            else "".join(generator.choice(list(_LETTERS), generator.integers(3, 9)))
+        )
 
 
 class StepSampler(Sampler[int]):

@@ -26,7 +26,7 @@ def initialize(backbone: ClipBackbone, generator: torch.Generator) -> None:
     visual = backbone.visual
     visual.conv1.weight.copy_(cosine_filters(visual.conv1.weight.shape[-1], visual.conv1.out_channels))
     rows, columns = backbone.grid_size
-    visual.positional_embedding[1:] = 0.5 * position_waves(rows, columns, backbone.width)
+    visual.positional_embedding[1:] = 0.1 * position_waves(rows, columns, backbone.width)
     for block in visual.transformer.resblocks:
         _start_mimetic(block.attn, generator)
 

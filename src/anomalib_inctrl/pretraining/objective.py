@@ -6,13 +6,15 @@ import math
 from typing import ClassVar, NamedTuple
 
 import torch
-from open_clip.loss import ClipLoss
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the customary name
 from torchmetrics.functional.classification import binary_auroc
 
+from anomalib_inctrl.clip import contrastive_loss
 from anomalib_inctrl.scoring import class_probability
 
+_RELATED = 96  # patches of every group that are compared with each other and with those of other groups
+_KERNEL = 0.5  # mean squared difference of descriptors at which their kernel has fallen to 1/e
 _ANOMALOUS = 0.25  # share of a patch from which it must be found
 
 
@@ -24,12 +26,14 @@ class Encoded(NamedTuple):
         pooled (Tensor): ``(G, M, D)``, of any length.
         captions (Tensor): ``(2 * G, D)``, of the first and last picture of every group; unit length.
         prototypes (Tensor): ``(G, 2, D)``, of the normal and the anomalous state; unit length.
+        descriptors (Tensor): ``(G, M, N, F)``, see :func:`anomalib_inctrl.pretraining.descriptor.describe`.
     """
 
     patches: Tensor
     pooled: Tensor
     captions: Tensor
     prototypes: Tensor
+    descriptors: Tensor
 
 
 class Judge(nn.Module):
@@ -49,8 +53,10 @@ class Judge(nn.Module):
 
 
 class PretrainingObjective(nn.Module):
-    """Sum of six terms, each over pictures that are queries of their own or another group's normal pictures.
+    """Sum of seven terms, most over pictures that are queries of their own or another group's normal pictures.
 
+    - ``relation``: similarities of patches among each other against those of a classic descriptor, which sets the
+      backbone on its way (relational distillation, arXiv 1904.05068);
     - ``patch``: residual of every patch to its nearest reference patch against its share of defect;
     - ``image``: largest residual of a picture against its label, other categories counting as anomalous;
     - ``category``: nearest prototype among the batch's categories (prototypical networks, arXiv 1703.05175);
@@ -69,6 +75,7 @@ class PretrainingObjective(nn.Module):
     """
 
     WEIGHTS: ClassVar[dict[str, float]] = {
+        "relation": 10.0,
         "patch": 2.0,
         "image": 1.0,
         "category": 1.0,
@@ -84,12 +91,12 @@ class PretrainingObjective(nn.Module):
             msg = f"No term is called {', '.join(sorted(unknown))}; there are {', '.join(self.WEIGHTS)}."
             raise ValueError(msg)
         self.weights = self.WEIGHTS | (weights or {})
-        self.patch_judge = Judge(60.0, 0.05)
-        self.image_judge = Judge(60.0, 0.08)
-        self.distance_judge = Judge(60.0, 0.03)
+        self.patch_judge = Judge(30.0, 0.1)
+        self.image_judge = Judge(30.0, 0.15)
+        self.distance_judge = Judge(30.0, 0.05)
         self.category_scale = nn.Parameter(torch.tensor(math.log(10.0)))
         self.caption_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
-        self.caption_loss = ClipLoss()
+        self.caption_loss = contrastive_loss()
 
     def forward(self, encoded: Encoded, coverage: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Compute the terms; ``loss``, their weighted sum; and ``auroc``, of the largest residuals in the batch.
@@ -105,6 +112,7 @@ class PretrainingObjective(nn.Module):
         means, distances = self._prototype_distances(encoded.pooled, chosen)
         named = F.normalize(encoded.pooled[:, [0, -1]].flatten(0, 1), dim=-1)
         terms = {
+            "relation": relation_loss(encoded.patches, encoded.descriptors),
             "patch": patch_loss(self.patch_judge(own), coverage),
             "image": balanced_bce(
                 self.image_judge(torch.cat([own, other], dim=1).amax(dim=-1)),
@@ -114,7 +122,9 @@ class PretrainingObjective(nn.Module):
             "distance": balanced_bce(self.distance_judge(distances), labels),
             "caption": self.caption_loss(named, encoded.captions, self.caption_scale.exp().clamp(max=100)),
             "state": balanced_bce(
-                class_probability(encoded.pooled.flatten(0, 1), encoded.prototypes.repeat_interleave(labels.shape[1], 0))
+                class_probability(
+                    encoded.pooled.flatten(0, 1), encoded.prototypes.repeat_interleave(labels.shape[1], 0)
+                )
                 .clamp(1e-4, 1 - 1e-4)
                 .logit(),
                 labels.flatten(),
@@ -202,6 +212,23 @@ def nearest_similarity(queries: Tensor, references: Tensor, among: Tensor) -> Te
         index = similarity.flatten(3).argmax(dim=-1).flatten(1)  # (L, M * N)
     nearest = pool.gather(1, index[..., None].expand(-1, -1, width)).view(blocks, members, patches, width)
     return (queries.transpose(0, 1) * nearest).sum(dim=-1).mean(dim=0)
+
+
+def relation_loss(patches: Tensor, descriptors: Tensor) -> Tensor:
+    """Squared difference between cosines of tokens and a Gaussian kernel of their descriptors, for random patches.
+
+    Args:
+        patches (Tensor): ``(G, M, L, N, W)``.
+        descriptors (Tensor): ``(G, M, N, F)``, standardised.
+    """
+    groups, _, blocks, _, width = patches.shape
+    tokens = patches.transpose(2, 3).reshape(groups, -1, blocks, width)
+    chosen = torch.randint(tokens.shape[1], (groups, _RELATED))
+    index = torch.arange(groups)[:, None]
+    tokens = F.normalize(tokens[index, chosen].flatten(0, 1).transpose(0, 1), dim=-1)  # (L, G * related, W)
+    described = descriptors.flatten(1, 2)[index, chosen].flatten(0, 1)
+    kernel = (-(torch.cdist(described, described) ** 2) / (_KERNEL * described.shape[-1])).exp()
+    return (tokens @ tokens.mT - kernel).square().mean()
 
 
 def patch_loss(logits: Tensor, coverage: Tensor) -> Tensor:

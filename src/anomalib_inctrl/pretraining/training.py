@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from anomalib_inctrl.clip import EMBEDDED_BACKBONE, ClipBackbone
+from anomalib_inctrl.pretraining.descriptor import describe
 from anomalib_inctrl.pretraining.initialization import initialize
 from anomalib_inctrl.pretraining.objective import Encoded, PretrainingObjective
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from anomalib_inctrl.pretraining.groups import Groups
 
 
-_JUDGE_FACTOR = 10  # of the learning rate, for scales and thresholds
+_JUDGE_FACTOR = 2  # of the learning rate, for scales and thresholds
 
 
 class Pretraining(LightningModule):
@@ -57,6 +58,8 @@ class Pretraining(LightningModule):
         # The fused attention of CPUs is slower in bfloat16 than products and softmax one by one.
         with sdpa_kernel(SDPBackend.MATH):
             features = self.backbone.encode_image(pictures)
+        with torch.autocast(self.device.type, enabled=False), torch.no_grad():
+            descriptors = describe(pictures, self.backbone.image_size[0] // self.backbone.grid_size[0])
         sentences = self.backbone.encode_sentences([*batch.captions, *batch.states])
         captions, states = sentences[: 2 * groups], sentences[2 * groups :]
         prototypes = states.unflatten(0, (groups, 2, -1)).mean(dim=2)
@@ -65,6 +68,7 @@ class Pretraining(LightningModule):
             pooled=features.pooled.unflatten(0, (groups, members)),
             captions=captions,
             prototypes=torch.nn.functional.normalize(prototypes, dim=-1),
+            descriptors=descriptors.unflatten(0, (groups, members)),
         )
 
     def training_step(self, batch: Groups, batch_idx: int) -> Tensor:
@@ -76,17 +80,18 @@ class Pretraining(LightningModule):
         self.log_dict(terms, prog_bar=True, batch_size=1)
         return terms["loss"]
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         """AdamW without decay on vectors, warm-up and cosine."""
         rate = self.hparams["learning_rate"]
         trained = [p for p in self.backbone.parameters() if p.requires_grad]
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in trained if p.ndim > 1]},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+            # A judge has two numbers, which must keep up with the distances they judge.
+            {"params": list(self.objective.parameters()), "weight_decay": 0.0, "lr": _JUDGE_FACTOR * rate},
+        ]
         optimizer = torch.optim.AdamW(
-            [
-                {"params": [p for p in trained if p.ndim > 1]},
-                {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-                # A judge has two numbers, which must keep up with the distances they judge.
-                {"params": list(self.objective.parameters()), "weight_decay": 0.0, "lr": _JUDGE_FACTOR * rate},
-            ],
+            groups,
             lr=rate,
             weight_decay=self.hparams["weight_decay"],
             betas=(0.9, 0.98),

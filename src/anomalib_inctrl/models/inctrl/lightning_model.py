@@ -38,8 +38,8 @@ class InCTRL(InContextMixin, AnomalibModule):
         phase (str): ``"few_shot"`` runs on a target without training. ``"train"`` trains
             the heads on :class:`AuxiliaryData`.
         weights (str | Path | None): Trained heads: a checkpoint of this package, or one published by InCTRL's authors;
-            ``"random"`` for untrained heads in the full formula, for tests. ``None`` runs training-free, on residuals
-            and text alone.
+            ``"inctrl-tiny"`` for those embedded with that backbone; ``"random"`` for untrained heads in the full
+            formula, for tests. ``None`` runs training-free, on residuals and text alone.
         blocks (list[int] | None): Blocks of the vision tower whose patches are compared, 0-based. ``None`` takes
             those the papers take: 6, 8, 10 of 12, and the same fractions of other depths.
         alpha (float): Weight of the largest patch residual in the score, 0 to 1; the papers have 0.5.

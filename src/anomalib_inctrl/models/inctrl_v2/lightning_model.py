@@ -40,8 +40,8 @@ class InCTRLv2(InContextMixin, AnomalibModule):
         phase (str): ``"few_shot"`` runs on a target without training. ``"train"`` trains
             the heads on :class:`AuxiliaryData`.
         weights (str | Path | None): Trained heads: a checkpoint of this package, or one published by InCTRL's authors;
-            ``"random"`` for untrained heads in the full formula, for tests. ``None`` runs training-free, on residuals
-            and text alone.
+            ``"inctrl-tiny"`` for those embedded with that backbone; ``"random"`` for untrained heads in the full
+            formula, for tests. ``None`` runs training-free, on residuals and text alone.
         blocks (list[int] | None): Blocks of the vision tower whose patches are compared, 0-based. ``None`` takes
             those the papers take: 6, 8, 10 of 12, and the same fractions of other depths.
         alpha (float): Weight of the largest patch residual in the image score, 0 to 1; the paper has 0.5.
@@ -139,7 +139,8 @@ class InCTRLv2(InContextMixin, AnomalibModule):
 
     def loss_terms(self, batch: EpisodeBatch) -> dict[str, Tensor]:
         """L_I + L_P on the mixed batch and L_OASL on the normal one, term by term."""
-        explanation = self.explain_episodes(batch)
+        mixed = frozenset(self._trained_branches) - {"one_class"}
+        explanation = self.model.score(*self._encode(batch), branches=mixed)
         terms = {}
         if "image" in self._trained_branches:
             terms["image"] = self._focal(explanation.score, batch.gt_label)
@@ -151,10 +152,12 @@ class InCTRLv2(InContextMixin, AnomalibModule):
             terms |= self._map_terms("one_class", maps, batch.normal.gt_mask)
         return terms
 
-    def _map_terms(self, name: str, maps: tuple[Tensor, Tensor], masks: Tensor) -> dict[str, Tensor]:
+    def _map_terms(self, name: str, maps: tuple[Tensor | None, Tensor | None], masks: Tensor) -> dict[str, Tensor]:
         """Focal and Dice of the abnormality, Dice of its mean with the residual, all in pixels."""
         backbone = self.model.backbone
-        abnormality, fused = (to_pixels(m, backbone.grid_size, backbone.image_size).squeeze(1) for m in maps)
+        abnormality, fused = (
+            to_pixels(m, backbone.grid_size, backbone.image_size).squeeze(1) for m in maps if m is not None
+        )
         return {
             f"{name}_focal": self._focal(abnormality, masks),
             f"{name}_dice": dice_loss(abnormality, masks),

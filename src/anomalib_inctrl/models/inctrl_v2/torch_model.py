@@ -144,19 +144,38 @@ class InCTRLv2Model(InContextModel):
         """Numbers of the formula that are set by hand."""
         return {"alpha": self.alpha, "beta": self.beta, "patch_scale": self.discriminative_adapter.scale}
 
-    def score(self, query: ImageFeatures, context: Context) -> InCTRLv2Explanation:
-        """Score images and patches against references and text."""
+    def score(
+        self,
+        query: ImageFeatures,
+        context: Context,
+        branches: frozenset[str] | None = None,
+    ) -> InCTRLv2Explanation:
+        """Score images and patches against references and text.
+
+        Args:
+            query (ImageFeatures): Of ``B`` images.
+            context (Context): What they are compared with.
+            branches (frozenset[str] | None): Branches to compute, for a loss that needs no others; ``None`` for those
+                in use.
+        """
+        branches = self.branches if branches is None else branches
         patch_residuals = patch_score = image_score = None
         text_score = score = class_probability(query.pooled, context.prototypes)  # s_q
         if context.has_references:
             patch_residuals = context.patch_residuals(query.patches)  # M_x
             patch_score = patch_residuals.amax(dim=1)  # s_p
-            if "image" in self.branches:
+            if "image" in branches:
                 image_score = image_residual_score(query.pooled, context.pooled, self.adapter, self.image_head)  # s_I
                 score = (image_score + text_score) / 2
             score = (1 - self.alpha) * score + self.alpha * patch_score  # s
-        abnormality = self._abnormality("discriminative", query, context)  # S_a
-        one_class_abnormality = self._abnormality("one_class", query, context)  # S^_a
+        # S_a and S^_a
+        abnormality, one_class_abnormality = (
+            adapter(query.patches, context.prototypes) if branch in branches else None
+            for branch, adapter in (
+                ("discriminative", self.discriminative_adapter),
+                ("one_class", self.one_class_adapter),
+            )
+        )
         discriminative_map = mean_of(patch_residuals, abnormality)  # M_p
         one_class_map = mean_of(patch_residuals, one_class_abnormality)  # M_n
         return InCTRLv2Explanation(
@@ -170,7 +189,7 @@ class InCTRLv2Model(InContextModel):
             one_class_abnormality=one_class_abnormality,
             one_class_map=one_class_map,
             score=score,
-            anomaly_map=self._pixel_map(discriminative_map, one_class_map, text_score),
+            anomaly_map=self._pixel_map(branches, discriminative_map, one_class_map, text_score),
         )
 
     def score_one_class(self, query: ImageFeatures, context: Context) -> tuple[Tensor, Tensor]:
@@ -182,16 +201,16 @@ class InCTRLv2Model(InContextModel):
         abnormality = self.one_class_adapter(query.patches, context.prototypes)
         return abnormality, (context.patch_residuals(query.patches) + abnormality) / 2
 
-    def _abnormality(self, branch: str, query: ImageFeatures, context: Context) -> Tensor | None:
-        if branch not in self.branches:
-            return None
-        adapter = self.discriminative_adapter if branch == "discriminative" else self.one_class_adapter
-        return adapter(query.patches, context.prototypes)
-
-    def _pixel_map(self, discriminative_map: Tensor | None, one_class_map: Tensor | None, text_score: Tensor) -> Tensor:
+    def _pixel_map(
+        self,
+        branches: frozenset[str],
+        discriminative_map: Tensor | None,
+        one_class_map: Tensor | None,
+        text_score: Tensor,
+    ) -> Tensor:
         """Mix the branches' maps in pixels, M'; one that is not in use leaves the other alone."""
         size = self.backbone.image_size
-        in_use = self.branches & {"discriminative", "one_class"}
+        in_use = branches & {"discriminative", "one_class"}
         beta = float("one_class" in in_use) if len(in_use) == 1 else self.beta
         if discriminative_map is None or one_class_map is None:
             mixed = one_class_map if discriminative_map is None else discriminative_map
