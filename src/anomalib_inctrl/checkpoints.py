@@ -73,9 +73,9 @@ def load_weights(model: InContextModel, source: str | Path) -> dict[str, Any] | 
     Args:
         model (InContextModel): Model to load into.
         source (str | Path): ``"random"`` for untrained heads in the full formula; ``"inctrl-tiny"`` for those embedded
-            with that backbone; a checkpoint of ours, or one published by InCTRL's authors, recognised by its content; or a ``.safetensors`` file of
-            :func:`save_weights`. The towers of a published checkpoint are loaded as well, so that it needs no other
-            weights.
+            with that backbone; a checkpoint of ours, or one published by InCTRL's authors, recognised by its content;
+            or a ``.safetensors`` file of :func:`save_weights`. The towers of a published checkpoint are loaded as well,
+            so that it needs no other weights.
 
     Returns:
         dict | None: What the heads were trained on, if the file says so.

@@ -89,17 +89,19 @@ def generated_tasks(transform: Any, root: Path) -> Iterator[Task]:
 
 
 def digit_tasks(transform: Any, root: Path) -> Iterator[Task]:
-    """Handwritten digits, one normal and the nine others anomalous; references are left out of the queries."""
+    """Handwritten digits, one normal and the nine others anomalous: 50 queries of each, references from the rest."""
     del root
     from sklearn.datasets import load_digits
 
     data = load_digits()
     pixels = torch.from_numpy((data.images / 16).astype(np.float32))[:, None].expand(-1, 3, -1, -1)
     images = torch.stack([transform(image) for image in pixels])
+    order = np.random.default_rng(0).permutation(len(images))
+    shuffled = [order[data.target[order] == digit] for digit in range(10)]
+    queries = np.concatenate([members[:50] for members in shuffled])
     for digit in range(10):
-        normal = np.flatnonzero(data.target == digit)
-        labels = torch.from_numpy((data.target != digit).astype(np.int64))
-        yield Task(f"digit {digit}", "digit", images, normal, np.arange(len(images)), labels, None)
+        labels = torch.from_numpy((data.target[queries] != digit).astype(np.int64))
+        yield Task(f"digit {digit}", "digit", images, shuffled[digit][50:], queries, labels, None)
 
 
 def face_tasks(transform: Any, root: Path) -> Iterator[Task]:

@@ -1,4 +1,4 @@
-"""Fixtures of the tests that run anomalib's engine: small drawn data, models on the embedded backbone's architecture, engines."""
+"""Fixtures of the tests that run anomalib's engine: small drawn data, models on the small backbone, engines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fixtures of the training tests: three drawn categories in MVTec's layout, and runs on the embedded backbone's architecture."""
+"""Fixtures of the training tests: three drawn categories in MVTec's layout, and runs on the small backbone."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def test_a_dropped_term_leaves_the_sum_and_an_unknown_one_is_refused(encoded):
         encoded, coverage, LABELS
     )
     torch.testing.assert_close(terms["loss"], 2 * terms["caption"])
-    with pytest.raises(ValueError, match="No term is called colour; there are patch, image"):
+    with pytest.raises(ValueError, match="No term is called colour; there are relation, patch"):
         PretrainingObjective({"colour": 1.0})
 
 
@@ -113,12 +113,11 @@ def test_descriptor_tells_direction_scale_and_colour_apart():
     images = torch.stack([wave.expand(3, -1, -1) for wave in waves])
     images = torch.cat([images, torch.tensor([1.0, 0.0, -1.0])[:, None, None].expand(1, 3, 112, 112)])
     described = describe(images, 8)
-    assert described.shape == (5, 196, 66)
-    torch.testing.assert_close(described.mean(dim=(0, 1)), torch.zeros(66), atol=1e-4, rtol=0)
+    assert described.shape == (5, 196, 72)
+    torch.testing.assert_close(described.mean(dim=(0, 1)), torch.zeros(72), atol=1e-3, rtol=0)
     inner = described.unflatten(1, (14, 14))[:, 3:-3, 3:-3].flatten(1, 2)
-    centres = inner.mean(dim=1)
-    spread = (inner - centres[:, None]).norm(dim=-1).amax()
-    assert torch.cdist(centres, centres).add(100 * torch.eye(5)).min() > 2 * spread
+    nearest = torch.cdist(inner.flatten(0, 1), inner.mean(dim=1)).argmin(dim=1)
+    assert torch.equal(nearest, torch.arange(5).repeat_interleave(inner.shape[1]))
 
 
 def test_patches_that_nobody_can_tell_do_not_count():
@@ -169,11 +168,9 @@ def test_batches_repeat_by_seed_and_hold_what_they_say():
 
 def test_processes_share_the_batches_and_epochs_follow_each_other():
     seen = []
-    for epoch in range(2):
+    for done in (0, 3):
         for rank in range(2):
-            sampler = StepSampler(3, processes=2, rank=rank)
-            sampler.set_epoch(epoch)
-            seen += list(sampler)
+            seen += list(StepSampler(3, done=lambda done=done: done, processes=2, rank=rank))
     assert sorted(seen) == list(range(12))
     assert max(seen[:6]) < min(seen[6:])
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
-from anomalib_inctrl.checkpoints import METADATA_KEY, check_backbone, load_weights
+from anomalib_inctrl.checkpoints import METADATA_KEY, check_backbone, load_weights, save_weights
 from anomalib_inctrl.models.inctrl.torch_model import InCTRLModel
 from anomalib_inctrl.models.inctrl_v2.torch_model import InCTRLv2Model
 
@@ -128,9 +129,20 @@ def test_a_part_of_another_size_is_named(tiny_backbone: ClipBackbone, tmp_path: 
         load_weights(InCTRLv2Model(tiny_backbone), path)
 
 
-def test_embedded_heads_are_said_to_be_missing(model: InContextModel):
-    with pytest.raises(ValueError, match=r"weights='inctrl-tiny': this version embeds no trained heads"):
-        load_weights(model, "inctrl-tiny")
+def test_embedded_heads_are_looked_up_for_the_model(
+    model: InContextModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """And said to be missing where there are none."""
+    monkeypatch.setattr("anomalib_inctrl.checkpoints.embedded_file", lambda kind: tmp_path / f"inctrl-tiny.{kind}")
+    fresh = type(model)(model.backbone)
+    name = f"inctrl-tiny.{model.HEADS}.safetensors"
+    with pytest.raises(FileNotFoundError, match=rf"weights='.*{re.escape(name)}': there is no such file"):
+        load_weights(fresh, "inctrl-tiny")
+    assert fresh.branches == set()
+    save_weights(model, tmp_path / name)
+    load_weights(fresh, "inctrl-tiny")
+    assert fresh.branches == set(model.BRANCHES)
+    assert torch.equal(fresh.image_head.layers[0].weight, model.image_head.layers[0].weight)
 
 
 def test_a_missing_file_is_refused(model: InContextModel, tmp_path: Path):

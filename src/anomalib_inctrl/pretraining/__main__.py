@@ -21,7 +21,7 @@ _EPOCH = 50  # steps from one checkpoint to the next
 
 def pretrain(
     output: Path,
-    steps: int = 1700,
+    steps: int = 1500,
     seed: int = 0,
     groups: int = 6,
     normals: int = 4,
@@ -74,11 +74,11 @@ def pretrain(
         callbacks=[
             ModelCheckpoint(output, filename="last", enable_version_counter=False, save_on_train_epoch_end=True)
         ],
-        logger=CSVLogger(output, name="", version="", flush_logs_every_n_steps=10),
+        logger=CSVLogger(output, name="log", flush_logs_every_n_steps=10),
         log_every_n_steps=10,
         enable_model_summary=False,
     )
-    sampler = StepSampler(_EPOCH, processes, trainer.global_rank)
+    sampler = StepSampler(_EPOCH, lambda: trainer.global_step, processes, trainer.global_rank)
     loader = DataLoader(dataset, sampler=sampler, batch_size=None)
     trainer.fit(module, loader, ckpt_path=last if last.is_file() else None)
     written = output / "inctrl-tiny.safetensors"

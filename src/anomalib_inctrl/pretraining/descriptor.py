@@ -45,7 +45,7 @@ def describe(images: Tensor, patch: int) -> Tensor:
     described = torch.cat(numbers, dim=1)
     around = F.avg_pool2d(described, 3, stride=1, padding=1, count_include_pad=False)
     flat = torch.cat([described, around], dim=1).flatten(2).transpose(1, 2)  # (B, N, F)
-    return (flat - flat.mean(dim=(0, 1))) / flat.std(dim=(0, 1)).clamp(min=1e-6)
+    return (flat - flat.mean(dim=(0, 1))) / flat.std(dim=(0, 1)).clamp(min=1e-3)
 
 
 def _band_energies(brightness: Tensor) -> Tensor:

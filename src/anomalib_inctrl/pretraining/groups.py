@@ -14,7 +14,7 @@ from anomalib_inctrl.data.procedural import OTHER, Category, name_colour
 from anomalib_inctrl.prompts import prompt_ensemble
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _SAME_FAMILY = 0.5  # how often a category is of its predecessor's family, and hard to tell from it
 _UNKNOWN_WORD = 0.3  # how often a category goes by a word that says nothing
@@ -141,20 +141,17 @@ class GroupDataset(Dataset[Groups]):
 
 
 class StepSampler(Sampler[int]):
-    """Goes through the batches once, so many in an epoch; Lightning tells it the epoch, also when a run resumes.
+    """Goes through the batches once, so many in an epoch, and goes on where a run was broken off.
 
     Args:
         steps (int): Steps of an epoch.
+        done (Callable[[], int]): Tells how many steps the run has behind it.
         processes (int): Processes that train together; each takes a batch of its own in every step.
         rank (int): Which of them this is.
     """
 
-    def __init__(self, steps: int, processes: int = 1, rank: int = 0) -> None:
-        self.steps, self.processes, self.rank, self.epoch = steps, processes, rank, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Say which epoch comes next."""
-        self.epoch = epoch
+    def __init__(self, steps: int, done: Callable[[], int], processes: int = 1, rank: int = 0) -> None:
+        self.steps, self.done, self.processes, self.rank = steps, done, processes, rank
 
     def __len__(self) -> int:
         """Count the steps of an epoch."""
@@ -162,5 +159,5 @@ class StepSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         """Go through this process's batches of the epoch."""
-        first = self.epoch * self.steps
+        first = self.done()
         return iter(step * self.processes + self.rank for step in range(first, first + self.steps))

@@ -74,6 +74,8 @@ class Pretraining(LightningModule):
     def training_step(self, batch: Groups, batch_idx: int) -> Tensor:
         """Compute and log the terms of the objective."""
         del batch_idx
+        # The draws of a step depend on nothing before it, so that a resumed run makes the same ones.
+        torch.manual_seed(hash((self.hparams["seed"], self.global_step, self.global_rank)))
         encoded = Encoded(*(features.float() for features in self.encode(batch)))
         with torch.autocast(self.device.type, enabled=False):
             terms = self.objective(encoded, batch.coverage, batch.labels)

@@ -47,7 +47,8 @@ def exported(trained, name, kit, tmp_path_factory):
         if (name, kind) not in _exported:
             folder = tmp_path_factory.mktemp(f"exported_{name}_{kind}")
             engine = Engine(default_root_dir=folder, **kit.quiet)
-            engine.export(model=kit.build(name), export_type=kind, export_root=folder, ckpt_path=trained.checkpoint)
+            with kit.untrained():  # for the model that the engine makes from the checkpoint
+                engine.export(model=kit.build(name), export_type=kind, export_root=folder, ckpt_path=trained.checkpoint)
             _exported[name, kind] = next(folder.rglob(f"*.{FORMATS[kind]}"))
         return _exported[name, kind]
 

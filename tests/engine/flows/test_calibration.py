@@ -63,7 +63,7 @@ def test_every_damaged_image_at_the_best_threshold_is_called_damaged(trained, ro
 
 @shared_code
 def test_folder_of_references_calibrates_by_itself(name, root, normals, kit, engine):
-    model = kit.build(name, few_shot_source=normals, k_shot=4)
+    model = kit.build(name, few_shot_source=normals, k_shot=6)
     found = kit.predictions(engine.predict(model=model, data_path=root / "bolt/test"))
     assert statistics(model.post_processor) == pytest.approx(from_references(model), abs=1e-6)
     assert found.labels == {path: path.startswith("square") for path in found.labels}

@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-SHAPES = {"wide": (192, 320), "tall": (320, 192), "square": (256, 256)}
+SHAPES = {"wide": (2, 3), "tall": (3, 2), "square": (2, 2)}  # height and width in multiples of the backbone's side
 
 # What both models share is tested with one of them.
 shared_code = pytest.mark.parametrize("name", ["InCTRLv2"], indirect=True)
@@ -33,8 +33,11 @@ def predict_damaged(kit, engine, model, category):
 @pytest.mark.parametrize("geometry", ["crop", "squash"])
 @pytest.mark.parametrize("shape", list(SHAPES))
 def test_square_stays_in_register(kit, engine, tmp_path, shape, geometry):
-    height, width = SHAPES[shape]
-    category = one_image(kit, tmp_path / "MVTecAD" / shape, (height, width), height // 2 - 40, width // 2 - 20, 64)
+    height, width = (multiple * kit.side for multiple in SHAPES[shape])
+    # Edges on whole pixels at a half and at a third of the size as well, else those of the mask were off by one.
+    corner = height // 2 - 7 * kit.side // 16, width // 2 - 3 * kit.side // 16
+    top, left, side = (length // 6 * 6 for length in (*corner, 3 * kit.side // 4))
+    category = one_image(kit, tmp_path / "MVTecAD" / shape, (height, width), top, left, side)
     model = kit.build("InCTRLv2", geometry=geometry)
     item = predict_damaged(kit, engine, model, category)
     seen = model.model.backbone.to_pictures(item.image[None])[0].float().mean(dim=0)

@@ -37,13 +37,14 @@ def test_one_picture_for_every_test_image(trained):
 
 
 def test_contour_lies_where_the_mask_is(trained):
+    patch = PANEL / trained.model.model.backbone.grid_size[0]  # at the size of the panel
     for path in (p for name, p in pictures_of(trained.folder).items() if name.startswith("square")):
         with Image.open(path) as picture:
             mask, contour = panel(picture, 1).mean(axis=2) > 127, panel(picture, 3)
         red = (contour[..., 0] > 180) & (contour[..., 1] < 90) & (contour[..., 2] < 90)
         assert red.any()
         for found, expected in zip(box(red), box(mask), strict=True):
-            assert abs(found - expected) < 2 * 14  # two patches of 8 pixels, at the size of the panel
+            assert abs(found - expected) < 2 * patch
 
 
 def test_image_panel_shows_the_square_where_the_mask_panel_does(trained):

@@ -111,10 +111,15 @@ def test_predict_from_a_checkpoint_equals_predict_from_the_data_module(trained, 
 @pytest.mark.parametrize("calibration", ["validation", "references"])
 def test_metrics_are_those_of_the_raw_scores(name, kit, engine, calibration, tmp_path):
     """Normalising the scores, whatever the threshold, takes nothing from the metrics."""
-    hard = kit.write_category(tmp_path / "MVTecAD" / "faint", seed=7, side=14, bright=104)
+    hard = kit.write_category(tmp_path / "MVTecAD" / "swapped", seed=7)
+    good, square = hard / "test/good/000.png", hard / "test/square/000.png"
+    normal, damaged = good.read_bytes(), square.read_bytes()
+    good.write_bytes(damaged)  # so that no model gets everything right
+    square.write_bytes(normal)
     model = kit.build(name, calibration=calibration)
-    reported = kit.train(model, kit.data(hard.parent, "faint"), tmp_path / "results").metrics
-    items = [item for batch in engine.predict(model=model, datamodule=kit.data(hard.parent, "faint")) for item in batch]
+    reported = kit.train(model, kit.data(hard.parent, "swapped"), tmp_path / "results").metrics
+    predicted = engine.predict(model=model, datamodule=kit.data(hard.parent, "swapped"))
+    items = [item for batch in predicted for item in batch]
     with torch.no_grad():
         raw = [model.model(item.image[None]) for item in items]
     image_auroc = roc_auc_score([bool(i.gt_label) for i in items], [float(r.pred_score) for r in raw])

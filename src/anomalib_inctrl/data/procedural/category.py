@@ -1,4 +1,4 @@
-"""Categories of generated pictures: normal members, anomalous ones with exact masks, and what a caption says of them."""
+"""Categories of generated pictures: normal members, anomalous ones with exact masks, and the name of their colour."""
 
 from __future__ import annotations
 

@@ -1151,7 +1151,8 @@ class Fibres(_Surface):
     def _draw(self, canvas: _Canvas) -> np.ndarray:
         generator, shape = canvas.generator, (canvas.count, self.number)
         origin = generator.uniform(0, canvas.side, (2, *shape)).astype(np.float32)
-        here = (np.arange(canvas.count)[:, None], origin[0].astype(np.intp), origin[1].astype(np.intp))
+        row, column = (start.astype(np.intp) % canvas.side for start in origin)  # 111.99... becomes 112 in float32
+        here = (np.arange(canvas.count)[:, None], row, column)
         flow = np.float32(self.flow) * spectral_noise(
             generator, canvas.count, canvas.side, scale=60 * canvas.unit, power=3
         )
