@@ -291,8 +291,8 @@ class _TextTower(nn.Module):
         tower = self.tower
         pooling = getattr(tower, "text_pool_type", getattr(tower, "pool_type", "argmax"))
         if pooling == "eos":
-            marker = getattr(tower, "text_eos_id", getattr(tower, "eos_id", None))
-            return (tokens == marker).int().argmax(dim=-1)
+            marker: Any = getattr(tower, "text_eos_id", getattr(tower, "eos_id", None))
+            return tokens.eq(marker).int().argmax(dim=-1)
         return tokens.argmax(dim=-1)  # the end marker has the highest number
 
     def forward_with_context(self, tokens: Tensor, context: Tensor) -> Tensor:

@@ -313,7 +313,7 @@ class DevPrompt(InContextMixin, AnomalibModule):
 
 
 @contextmanager
-def _without_text(backbone: ClipBackbone) -> Iterator[None]:
+def _without_text(backbone: Any) -> Iterator[None]:
     text, backbone.text = backbone.text, nn.Identity()
     try:
         yield
