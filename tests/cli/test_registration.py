@@ -108,7 +108,8 @@ def forget():
 
 def registered():
     import anomalib.data, anomalib.models
-    names = {anomalib.models: ("DevPrompt", "InCTRL", "InCTRLv2"), anomalib.data: ("AuxiliaryData", "DemoAD", "ProceduralAD")}
+    models, data = ("DevPrompt", "InCTRL", "InCTRLv2"), ("AuxiliaryData", "DemoAD", "ProceduralAD")
+    names = {anomalib.models: models, anomalib.data: data}
     return [name for module, group in names.items() for name in group if hasattr(module, name)]
 
 answers = {"before": sorted({"anomalib", "torch", "anomalib_inctrl"} & sys.modules.keys())}
