@@ -99,6 +99,12 @@ def test_the_data_module_gets_its_loader_back(root, kit, engine):
     engine.fit(model=kit.build("DevPrompt", **FEW | {"steps": 1}), datamodule=datamodule)
     assert len(datamodule.train_dataloader().dataset) == 6
     assert "train_dataloader" not in vars(datamodule)
+    with pytest.raises(ValueError, match="k_shot=7"):
+        Engine(default_root_dir=engine.trainer.default_root_dir, **kit.quiet).fit(
+            model=kit.build("DevPrompt", k_shot=7), datamodule=datamodule
+        )
+    datamodule.trainer = None  # as another model's run sets another trainer
+    assert len(datamodule.train_dataloader().dataset) == 6
 
 
 def test_without_deviation_loss_its_term_is_gone(root, kit, tmp_path, monkeypatch):

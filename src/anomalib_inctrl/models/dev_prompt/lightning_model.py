@@ -231,7 +231,7 @@ class DevPrompt(InContextMixin, AnomalibModule):
         super().setup(stage)
         datamodule = self._datamodule()
         if stage == "fit" and self.learnable_context and datamodule is not None:
-            datamodule.train_dataloader = self._steps  # type: ignore[method-assign]  # until `teardown`
+            self._lend_loader(datamodule)
 
     def teardown(self, stage: str) -> None:
         """Give the data module its own loader again."""
@@ -240,8 +240,15 @@ class DevPrompt(InContextMixin, AnomalibModule):
         if datamodule is not None:
             vars(datamodule).pop("train_dataloader", None)
 
-    def _steps(self) -> DataLoader:
-        return DataLoader([Step()] * self.steps, batch_size=None)  # type: ignore[arg-type]  # a list serves as data set
+    def _lend_loader(self, datamodule: AnomalibDataModule) -> None:
+        """Have the data module give steps to this model until `teardown`, which a run that fails does not reach."""
+        own = datamodule.train_dataloader
+
+        def train_dataloader() -> Any:
+            for_this_model = getattr(datamodule.trainer, "lightning_module", None) is self
+            return DataLoader([Step()] * self.steps, batch_size=None) if for_this_model else own()  # type: ignore[arg-type]
+
+        datamodule.train_dataloader = train_dataloader  # type: ignore[method-assign]
 
     def on_fit_start(self) -> None:
         """Encode the normal images and the anomalies drawn on them, once."""
@@ -263,7 +270,7 @@ class DevPrompt(InContextMixin, AnomalibModule):
             msg = "Training steps are taken in the trainer's fit, which encodes the images first."
             raise RuntimeError(msg)
         synthetic = self._features.synthetic
-        generator = torch.Generator().manual_seed((self.reference_seed << 32) + self.global_step)
+        generator = torch.Generator().manual_seed(1_000_003 * self.reference_seed + self.global_step)
         chosen = torch.randint(synthetic.shape[0], (self.batch_size,), generator=generator).to(synthetic.device)
         terms = self.model.losses(self._features._replace(synthetic=synthetic[chosen]))
         weights = {"prompt": 1.0, "deviation": self.deviation_weight}

@@ -91,7 +91,7 @@ class DevPromptModel(InContextModel):
 
     Of the paper are the shared learned context with fixed suffixes, patch-to-prompt alignment, Gaussian deviation,
     Top-K MIL and the deviation loss. Of deviation networks are the reference of 5000 draws from N(0, 1) and the margin
-    of 5. Everything else is a choice of ours, made on data that no result is reported on:
+    of 5. Everything else is a choice of ours, made for the reasons given and before any result was seen:
 
     - Patches reach the joint space by attending to themselves alone (``patch_attention``), since CLIP aligns no others.
     - A patch's score is its log-odds (``patch_scoring="margin"``): a Gaussian has no bounds and a probability has, and
