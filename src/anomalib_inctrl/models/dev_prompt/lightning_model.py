@@ -270,9 +270,8 @@ class DevPrompt(InContextMixin, AnomalibModule):
             msg = "Training steps are taken in the trainer's fit, which encodes the images first."
             raise RuntimeError(msg)
         synthetic = self._features.synthetic
-        generator = torch.Generator().manual_seed(1_000_003 * self.reference_seed + self.global_step)
-        chosen = torch.randint(synthetic.shape[0], (self.batch_size,), generator=generator).to(synthetic.device)
-        terms = self.model.losses(self._features._replace(synthetic=synthetic[chosen]))
+        rows = rows_of_step(synthetic.shape[0], self.batch_size, self.reference_seed, self.global_step)
+        terms = self.model.losses(self._features._replace(synthetic=synthetic[rows.to(synthetic.device)]))
         weights = {"prompt": 1.0, "deviation": self.deviation_weight}
         return {name: weights[name] * term for name, term in terms.items() if weights[name]}
 
@@ -317,6 +316,12 @@ class DevPrompt(InContextMixin, AnomalibModule):
         self._prepare_export()
         with _without_text(self.model.backbone):
             return super().to_torch(*args, **kwargs)
+
+
+def rows_of_step(available: int, batch_size: int, seed: int, step: int) -> Tensor:
+    """Draw which of the synthetic anomalies a step takes; seed and step decide, so a run resumes anywhere."""
+    generator = torch.Generator().manual_seed(1_000_003 * seed + step)
+    return torch.randint(available, (batch_size,), generator=generator)
 
 
 @contextmanager
