@@ -173,7 +173,7 @@ def cosine(first: torch.Tensor, second: torch.Tensor) -> float:
     [
         {},
         {"patch_scoring": "probability", "fusion": "mean", "alpha": 0.3, "top_k": 0.02},
-        {"test_reference": "prior", "margin": 2.0, "patch_scale": 30.0, "patch_attention": "all"},
+        {"test_reference": "prior", "margin": 2.0, "softness": 0.7, "patch_scale": 30.0, "patch_attention": "all"},
     ],
 )
 def test_scores_are_those_of_the_equations(tiny_backbone: ClipBackbone, options: dict):
@@ -208,7 +208,8 @@ def test_scores_are_those_of_the_equations(tiny_backbone: ClipBackbone, options:
         mean, std = (float(v) for v in model.prior)
     features = model.backbone.encode_aligned(query, attention)
     deviations = [(patch_score(p) - mean) / std for p in features.aligned[0]]
-    squashed = [1 / (1 + math.exp(margin - d)) for d in deviations]
+    softness = options.get("softness", 2.0)
+    squashed = [1 / (1 + math.exp((margin - d) / softness)) for d in deviations]
     residuals = found.patch_residuals[0].tolist()  # InCTRL's, tested there
     if options.get("fusion") == "mean":
         fused = [(t + v) / 2 for t, v in zip(squashed, residuals, strict=True)]
@@ -224,7 +225,7 @@ def test_scores_are_those_of_the_equations(tiny_backbone: ClipBackbone, options:
     assert found.deviation_map[0].tolist() == pytest.approx(squashed, **close)
     assert found.fused_map[0].tolist() == pytest.approx(fused, **close)
     assert float(found.image_deviation) == pytest.approx(image, rel=1e-4, abs=1e-4)
-    assert float(found.image_score) == pytest.approx(1 / (1 + math.exp(margin - image)), **close)
+    assert float(found.image_score) == pytest.approx(1 / (1 + math.exp((margin - image) / softness)), **close)
     assert float(found.patch_score) == pytest.approx(patch, **close)
     assert float(found.text_score) == pytest.approx(text, **close)
     assert float(found.score) == pytest.approx((1 - alpha) * text + alpha * patch, **close)
@@ -417,6 +418,7 @@ def test_no_image_and_another_class_are_refused(model: DevPromptModel):
         ({"top_k": 0.0}, r"top_k must be larger than 0, got 0\.0"),
         ({"top_k": 1.5}, r"top_k must be from 0 to 1, got 1\.5"),
         ({"margin": -1.0}, r"margin must be larger than 0"),
+        ({"softness": 0.0}, r"softness must be larger than 0"),
         ({"alpha": 2.0}, r"alpha must be from 0 to 1"),
         ({"fusion": "sum"}, r"fusion must be one of \['harmonic', 'mean', 'max', 'text', 'visual'\], got 'sum'"),
         ({"patch_scoring": "cosine"}, r"patch_scoring must be one of \['margin', 'probability'\]"),

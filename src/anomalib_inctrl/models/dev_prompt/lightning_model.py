@@ -91,6 +91,7 @@ class DevPrompt(InContextMixin, AnomalibModule):
         train_reference (str): What training scores deviate from: ``"prior"``, draws from a standard normal
             distribution, or ``"normals"``, the normal images' own patches.
         test_reference (str): What test scores deviate from: ``"normals"`` or ``"prior"``.
+        softness (float): Standard deviations to a unit of the sigmoid that brings deviations to 0 to 1; ours by choice.
         fusion (str): How text deviation and visual memory make the map: ``"harmonic"`` mean, ``"mean"``, ``"max"``, or
             one alone, ``"text"`` or ``"visual"``.
         alpha (float): Weight of the patches in the image score, 0 to 1; the rest has the image-level text score.
@@ -142,6 +143,7 @@ class DevPrompt(InContextMixin, AnomalibModule):
         top_k: float = 0.1,
         train_reference: Reference = "prior",
         test_reference: Reference = "normals",
+        softness: float = 2.0,
         fusion: Fusion = "harmonic",
         alpha: float = 0.5,
         steps: int = 300,
@@ -204,6 +206,7 @@ class DevPrompt(InContextMixin, AnomalibModule):
             test_reference=test_reference,
             top_k=top_k,
             margin=margin,
+            softness=softness,
             fusion=fusion,
             alpha=alpha,
         )

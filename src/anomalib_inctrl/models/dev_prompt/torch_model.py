@@ -91,14 +91,16 @@ class DevPromptModel(InContextModel):
 
     Of the paper are the shared learned context with fixed suffixes, patch-to-prompt alignment, Gaussian deviation,
     Top-K MIL and the deviation loss. Of deviation networks are the reference of 5000 draws from N(0, 1) and the margin
-    of 5. Everything else is a choice of ours, made for the reasons given and before any result was seen:
+    of 5. Everything else is a choice of ours, made for the reasons given and, but for one, before any result was seen:
 
     - Patches reach the joint space by attending to themselves alone (``patch_attention``), since CLIP aligns no others.
     - A patch's score is its log-odds (``patch_scoring="margin"``): a Gaussian has no bounds and a probability has, and
       on that scale the prior's unit is a sensible one.
     - Test scores deviate from the normal images' own patches (``test_reference="normals"``), whose statistics are known
       then; training may do so as well.
-    - A deviation becomes a value in ``[0, 1]`` by ``sigmoid(dev - a)``, hence 0.5 where training wants anomalies to be.
+    - A deviation becomes a value in ``[0, 1]`` by ``sigmoid((dev - a) / softness)``, hence 0.5 where training wants
+      anomalies to be. That softness is 2 was picked on one generated category (pixel AUROC 0.92; 0.81 for 1, which lets
+      next to nothing of the residual through where the text sees little).
     - It is fused with the residual to the normal images' patches by PromptAD's harmonic mean (``fusion``).
     - The image score is the mean of Top-K mean and image-level text score, as InCTRL weighs its two (``alpha``).
 
@@ -116,6 +118,7 @@ class DevPromptModel(InContextModel):
         test_reference (str): The same for test scores.
         top_k (float): Share of an image's patches that make its score, above 0 up to 1.
         margin (float): ``a`` of the deviation loss.
+        softness (float): Standard deviations to a unit of the sigmoid that brings deviations to ``[0, 1]``.
         fusion (str): How deviation and residual are joined, see :func:`anomalib_inctrl.scoring.fuse`.
         alpha (float): Weight of the patch score in the image score, 0 to 1.
 
@@ -144,13 +147,14 @@ class DevPromptModel(InContextModel):
         test_reference: Reference = "normals",
         top_k: float = 0.1,
         margin: float = 5.0,
+        softness: float = 2.0,
         fusion: Fusion = "harmonic",
         alpha: float = 0.5,
     ) -> None:
         super().__init__(backbone, branches)
         require_share("alpha", alpha)
         require_share("top_k", top_k)
-        require_positive(top_k=top_k, margin=margin, patch_scale=patch_scale)
+        require_positive(top_k=top_k, margin=margin, softness=softness, patch_scale=patch_scale)
         require_one_of("patch_attention", patch_attention, PatchAttention)
         require_one_of("patch_scoring", patch_scoring, PatchScoring)
         require_one_of("train_reference", train_reference, Reference)
@@ -158,7 +162,7 @@ class DevPromptModel(InContextModel):
         require_one_of("fusion", fusion, Fusion)
         self.patch_attention, self.patch_scoring, self.patch_scale = patch_attention, patch_scoring, patch_scale
         self.train_reference, self.test_reference = train_reference, test_reference
-        self.top_k, self.margin, self.fusion, self.alpha = top_k, margin, fusion, alpha
+        self.top_k, self.margin, self.softness, self.fusion, self.alpha = top_k, margin, softness, fusion, alpha
         self.prompt_learner = PromptLearner(backbone.text_width, n_context, normal_suffixes, anomalous_suffixes)
         draws = torch.randn(_PRIOR_DRAWS, generator=torch.Generator().manual_seed(_PRIOR_SEED))
         self.register_buffer("prior", torch.stack(Gaussian.of(draws)))  # mu and sigma
@@ -178,6 +182,7 @@ class DevPromptModel(InContextModel):
             "test_reference",
             "top_k",
             "margin",
+            "softness",
             "fusion",
             "alpha",
         )
@@ -338,7 +343,7 @@ class DevPromptModel(InContextModel):
 
     def squash(self, deviations: Tensor) -> Tensor:
         """Bring deviations to ``[0, 1]``, in their order and with 0.5 at the margin."""
-        return (deviations - self.margin).sigmoid()
+        return ((deviations - self.margin) / self.softness).sigmoid()
 
 
 def require_positive(**numbers: float) -> None:
