@@ -1,4 +1,4 @@
-"""Few-shot generalist anomaly detection for anomalib: InCTRL and InCTRLv2.
+"""Few-shot generalist anomaly detection for anomalib: InCTRL, InCTRLv2 and DevPrompt.
 
 The package imports nothing heavy by itself; its names are loaded on first use.
 """
@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from anomalib_inctrl.data import AuxiliaryData, DemoAD, ProceduralAD
-    from anomalib_inctrl.models import InCTRL, InCTRLv2
+    from anomalib_inctrl.models import DevPrompt, InCTRL, InCTRLv2
 
 __version__ = "0.1.0.dev0"
 
-__all__ = ["AuxiliaryData", "DemoAD", "InCTRL", "InCTRLv2", "ProceduralAD", "__version__"]
+__all__ = ["AuxiliaryData", "DemoAD", "DevPrompt", "InCTRL", "InCTRLv2", "ProceduralAD", "__version__"]
 
 _HOME = {
     "AuxiliaryData": "anomalib_inctrl.data",
     "DemoAD": "anomalib_inctrl.data",
+    "DevPrompt": "anomalib_inctrl.models",
     "InCTRL": "anomalib_inctrl.models",
     "InCTRLv2": "anomalib_inctrl.models",
     "ProceduralAD": "anomalib_inctrl.data",

@@ -7,7 +7,7 @@ import hashlib
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from safetensors.torch import load
@@ -19,6 +19,8 @@ from anomalib_inctrl.prompts import prompt_ensemble
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from importlib.resources.abc import Traversable
+
+PatchAttention = Literal["self", "all"]
 
 EMBEDDED_BACKBONE = "inctrl-tiny"
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -39,6 +41,20 @@ class ImageFeatures(NamedTuple):
 
     patches: Tensor
     pooled: Tensor
+
+
+class AlignedFeatures(NamedTuple):
+    """What the vision tower says of a batch, with patches that can be compared with text.
+
+    Attributes:
+        patches (Tensor): Patch tokens of the tapped blocks, ``(B, L, N, W)``, neither normed nor projected.
+        pooled (Tensor): Image embedding in the joint space, ``(B, D)``, not of unit length.
+        aligned (Tensor): Patch embeddings in the joint space, ``(B, N, D)``, unit length.
+    """
+
+    patches: Tensor
+    pooled: Tensor
+    aligned: Tensor
 
 
 class ImageConvention(NamedTuple):
@@ -117,20 +133,52 @@ class ClipBackbone(nn.Module):
         Raises:
             ValueError: If the images have another shape.
         """
-        if images.ndim != 4 or tuple(images.shape[1:]) != (3, *self.image_size):
-            msg = (
-                f"{self.name} takes preprocessed images of shape (B, 3, {self.image_size[0]}, {self.image_size[1]}), "
-                f"got {tuple(images.shape)}; use the model's own pre-processor."
-            )
-            raise ValueError(msg)
-        tokens = self._embed(images)  # (B, 1 + N, W)
+        patches, tokens, _ = self._run(images)
+        return ImageFeatures(patches=patches, pooled=self._pool(tokens))
+
+    def encode_aligned(self, images: Tensor, attention: PatchAttention = "self") -> AlignedFeatures:
+        """Run the vision tower once, and bring its patches into the joint space as well.
+
+        CLIP is trained to align the image embedding alone. Where it averages values over the patches to get there, the
+        value of a single patch lies in the same space: MaskCLIP (arXiv 2112.01071) reads it by letting every patch of
+        the last block attend to itself alone.
+
+        Args:
+            images (Tensor): As for :meth:`encode_image`.
+            attention (str): ``"self"`` for MaskCLIP's reading; ``"all"`` for the tokens the last block puts out, in
+                which patches mix.
+
+        Returns:
+            AlignedFeatures: Those of :meth:`encode_image`, and the patches' embeddings.
+        """
+        patches, tokens, before = self._run(images)
+        last = self.visual.transformer.resblocks[-1]
+        mixed = before[:, 1:]
+        if attention == "self":
+            mixed = mixed + last.ls_1(_value(last.attn, last.ln_1(mixed)))
+            mixed = mixed + last.ls_2(last.mlp(last.ln_2(mixed)))
+        elif tokens.shape[1] == before.shape[1]:
+            mixed = tokens[:, 1:]
+        else:
+            mixed = _residual_block(last, before, before)[:, 1:]
+        mixed = self.visual.ln_post(mixed)
+        aligned = mixed if self.visual.proj is None else mixed @ self.visual.proj
+        return AlignedFeatures(patches, self._pool(tokens), F.normalize(aligned, dim=-1))
+
+    def _run(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Tapped patch tokens ``(B, L, N, W)``, the last block's output and its input, ``(B, 1 + N, W)``.
+
+        Of the output there is the class token alone where nobody needs the rest.
+        """
+        before = tokens = self._embed(images)  # (B, 1 + N, W)
         taps = []
         for index, block in enumerate(self.visual.transformer.resblocks):
             only_class_token = index == self.depth - 1 and index not in self.blocks and self.visual.pool_type == "tok"
+            before = tokens
             tokens = _residual_block(block, tokens, tokens[:, :1] if only_class_token else tokens)
             if index in self.blocks:
                 taps.append(tokens[:, 1:])
-        return ImageFeatures(patches=torch.stack(taps, dim=1), pooled=self._pool(tokens))
+        return torch.stack(taps, dim=1), tokens, before
 
     def encode_sentences(self, sentences: Sequence[str]) -> Tensor:
         """Embed sentences in the joint space.
@@ -141,6 +189,34 @@ class ClipBackbone(nn.Module):
         tokens = self.tokenizer(list(sentences)).to(self.visual.conv1.weight.device)
         features = [self.text(chunk) for chunk in tokens.split(_SENTENCES_AT_ONCE)]
         return F.normalize(torch.cat(features), dim=-1)
+
+    def encode_with_context(self, suffixes: Sequence[str], context: Tensor) -> Tensor:
+        """Embed sentences that begin with vectors instead of words.
+
+        Args:
+            suffixes (Sequence[str]): What follows the context, such as ``"damaged bottle."``.
+            context (Tensor): Vectors in the place of word embeddings, ``(M, text width)``. Gradients reach them.
+
+        Returns:
+            Tensor: ``(number of suffixes, D)``, unit length.
+
+        Raises:
+            ValueError: If a sentence does not fit into the text tower, or the tower is no plain transformer.
+        """
+        tokens = self.tokenizer(list(suffixes)).to(context.device)
+        return F.normalize(self.text.forward_with_context(tokens, context), dim=-1)
+
+    @torch.no_grad()
+    def embed_words(self, words: str) -> Tensor:
+        """Look up the token embeddings of words, without the markers of start and end: ``(M, text width)``."""
+        tokens = self.tokenizer([words])[0].to(self.visual.conv1.weight.device)
+        length = int(self.text.end_of(tokens[None])[0])
+        return self.text.tower.token_embedding(tokens[1:length])
+
+    @property
+    def text_width(self) -> int:
+        """Width of the text tower's token embeddings."""
+        return self.text.tower.token_embedding.embedding_dim
 
     @torch.no_grad()
     def text_prototypes(self, class_name: str) -> Tensor:
@@ -169,6 +245,12 @@ class ClipBackbone(nn.Module):
         return mean, std
 
     def _embed(self, images: Tensor) -> Tensor:
+        if images.ndim != 4 or tuple(images.shape[1:]) != (3, *self.image_size):
+            msg = (
+                f"{self.name} takes preprocessed images of shape (B, 3, {self.image_size[0]}, {self.image_size[1]}), "
+                f"got {tuple(images.shape)}; use the model's own pre-processor."
+            )
+            raise ValueError(msg)
         visual = self.visual
         patches = visual.conv1(images).flatten(2).transpose(1, 2)  # (B, N, W)
         class_token = visual.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
@@ -199,18 +281,66 @@ class _TextTower(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         return self.model.encode_text(tokens)
 
+    @property
+    def tower(self) -> Any:
+        """What holds the transformer: the model itself, or the tower that open_clip's ``CustomTextCLIP`` keeps."""
+        return getattr(self.model, "text", self.model)
 
-def _residual_block(block: Any, tokens: Tensor, queries: Tensor) -> Tensor:
-    """Pre-norm transformer block for the leading ``queries`` of ``tokens``, which attend to all of them.
+    def end_of(self, tokens: Tensor) -> Tensor:
+        """Position ``(S,)`` in tokens ``(S, T)`` whose output is the sentence's embedding."""
+        tower = self.tower
+        pooling = getattr(tower, "text_pool_type", getattr(tower, "pool_type", "argmax"))
+        if pooling == "eos":
+            marker: Any = getattr(tower, "text_eos_id", getattr(tower, "eos_id", None))
+            return tokens.eq(marker).int().argmax(dim=-1)
+        return tokens.argmax(dim=-1)  # the end marker has the highest number
+
+    def forward_with_context(self, tokens: Tensor, context: Tensor) -> Tensor:
+        """Encode tokens ``(S, T)`` with vectors ``(M, width)`` between the start marker and the first word.
+
+        open_clip's ``encode_text`` written out, since it takes numbers of tokens and no embeddings. What comes after
+        the end marker can't be seen through the causal mask and is left out.
+        """
+        tower = self.tower
+        _require_plain_text_transformer(tower)
+        end = self.end_of(tokens) + context.shape[0]
+        length = int(end.max()) + 1
+        limit = tower.positional_embedding.shape[0]
+        # A full row of tokens may have been cut off.
+        if length > limit or bool((self.end_of(tokens) == tokens.shape[1] - 1).any()):
+            msg = f"Context ({context.shape[0]} vectors) and suffix need {length} tokens, the text tower takes {limit}."
+            raise ValueError(msg)
+        words = tower.token_embedding(tokens)
+        embedded = torch.cat([words[:, :1], context.to(words).expand(len(words), -1, -1), words[:, 1:]], dim=1)
+        states = embedded[:, :length] + tower.positional_embedding[:length].to(words)
+        mask = tower.attn_mask[:length, :length].to(words)
+        for block in tower.transformer.resblocks:
+            states = _residual_block(block, states, states, mask)
+        pooled = tower.ln_final(states)[torch.arange(len(states), device=states.device), end]
+        projection = tower.text_projection
+        if projection is None:
+            return pooled
+        return projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection
+
+
+def _residual_block(block: Any, tokens: Tensor, queries: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Pre-norm transformer block for the leading ``queries`` of ``tokens``, which attend to all the mask lets them.
 
     open_clip's ``ResidualAttentionBlock`` written out, since its versions differ in token order.
     """
     normed = block.ln_1(tokens)
-    queries = queries + block.ls_1(_attention(block.attn, normed[:, : queries.shape[1]], normed))
+    queries = queries + block.ls_1(_attention(block.attn, normed[:, : queries.shape[1]], normed, mask))
     return queries + block.ls_2(block.mlp(block.ln_2(queries)))
 
 
-def _attention(attention: nn.MultiheadAttention, queries: Tensor, tokens: Tensor) -> Tensor:
+def _value(attention: nn.MultiheadAttention, tokens: Tensor) -> Tensor:
+    """Attention of every token to itself alone."""
+    width = attention.embed_dim
+    bias = None if attention.in_proj_bias is None else attention.in_proj_bias[2 * width :]
+    return attention.out_proj(F.linear(tokens, attention.in_proj_weight[2 * width :], bias))
+
+
+def _attention(attention: nn.MultiheadAttention, queries: Tensor, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
     width, heads = attention.embed_dim, attention.num_heads
     weight, bias = attention.in_proj_weight, attention.in_proj_bias
     if queries.shape[1] == tokens.shape[1]:
@@ -219,7 +349,7 @@ def _attention(attention: nn.MultiheadAttention, queries: Tensor, tokens: Tensor
         query = F.linear(queries, weight[:width], bias[:width])
         key, value = F.linear(tokens, weight[width:], bias[width:]).chunk(2, dim=-1)
     query, key, value = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
-    mixed = F.scaled_dot_product_attention(query, key, value)
+    mixed = F.scaled_dot_product_attention(query, key, value, mask)
     return attention.out_proj(mixed.transpose(1, 2).flatten(2))
 
 
@@ -380,6 +510,26 @@ def _require_plain_vision_transformer(name: str, visual: Any) -> None:
             f"{name} has no plain vision transformer with a class token ({type(visual).__name__}): ResNets, ConvNeXts, "
             "timm trunks (SigLIP, EVA) and attentional pooling (CoCa) are not supported. Take one such as "
             "ViT-B-16-plus-240, ViT-B-16 or ViT-L-14."
+        )
+        raise ValueError(msg)
+
+
+def _require_plain_text_transformer(tower: Any) -> None:
+    from open_clip.transformer import ResidualAttentionBlock
+
+    blocks = getattr(getattr(tower, "transformer", None), "resblocks", None)
+    pooling = getattr(tower, "text_pool_type", getattr(tower, "pool_type", "argmax"))
+    plain = (
+        blocks is not None
+        and all(type(block) is ResidualAttentionBlock for block in blocks)
+        and getattr(tower, "cls_emb", None) is None
+        and tower.attn_mask is not None
+        and pooling in {"argmax", "eos"}
+    )
+    if not plain:
+        msg = (
+            f"{type(tower).__name__} is no plain causal text transformer that ends in an end marker: learned context "
+            "needs one, as CLIP has it. Take a backbone such as ViT-B-16-plus-240, ViT-B-16 or ViT-L-14."
         )
         raise ValueError(msg)
 

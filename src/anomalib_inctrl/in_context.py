@@ -1,4 +1,4 @@
-"""What InCTRL and InCTRLv2 have in common: a frozen backbone, a bank of references, and scores built from both."""
+"""What the models have in common: a frozen backbone, a bank of references, and scores built from both."""
 
 from __future__ import annotations
 
@@ -147,14 +147,22 @@ class InContextModel(nn.Module, ABC):
     def __init__(self, backbone: ClipBackbone, branches: Iterable[str] = ()) -> None:
         super().__init__()
         self.backbone = backbone
-        self.references = ReferenceBank(backbone)
+        self.references = self._new_bank(backbone)
         self._text_prototypes: dict[str, Tensor] = {}
         self.register_buffer("branch_flags", torch.zeros(len(self.BRANCHES), dtype=torch.uint8))
         self.use_branches(branches)
 
+    @staticmethod
+    def _new_bank(backbone: ClipBackbone) -> ReferenceBank:
+        return ReferenceBank(backbone)
+
+    def encode(self, images: Tensor) -> ImageFeatures:
+        """Encode preprocessed images ``(B, 3, H, W)``; a model that needs more of the towers takes more."""
+        return self.backbone.encode_image(images)
+
     @property
     @abstractmethod
-    def options(self) -> dict[str, float]:
+    def options(self) -> dict[str, Any]:
         """Numbers of the formula that are set by hand: other ones give other scores."""
 
     @property
@@ -220,7 +228,7 @@ class InContextModel(nn.Module, ABC):
         # Ordinary tensors even inside the evaluation loops' inference mode, else a later load_state_dict fails.
         with torch.inference_mode(mode=False), torch.no_grad():
             images = images.clone()
-            features = self.backbone.encode_image(images)
+            features = self.encode(images)
             return features, self.text_prototypes(class_name), self.backbone.to_pictures(images)
 
     def text_prototypes(self, class_name: str) -> Tensor:
@@ -250,14 +258,14 @@ class InContextModel(nn.Module, ABC):
         """Score images and return every intermediate result by name. Arguments as for :meth:`forward`."""
         if class_names is None:
             context = self.references.context()
-            return self.score(self.backbone.encode_image(images), context)
+            return self.score(self.encode(images), context)
         if len(class_names) != images.shape[0]:
             msg = f"class_names must name the class of each image: got {len(class_names)} for {images.shape[0]} images."
             raise ValueError(msg)
         contexts = {name: self.references.context(name) for name in class_names}
-        query = self.backbone.encode_image(images)
+        query = self.encode(images)
         rows = {name: [i for i, n in enumerate(class_names) if n == name] for name in contexts}
-        parts = [self.score(ImageFeatures(*(f[rows[name]] for f in query)), contexts[name]) for name in contexts]
+        parts = [self.score(type(query)(*(f[rows[name]] for f in query)), contexts[name]) for name in contexts]
         order = torch.tensor([row for name in contexts for row in rows[name]], device=images.device).argsort()
         return merge(parts, order)
 
@@ -290,12 +298,12 @@ class InContextModel(nn.Module, ABC):
         if count == 1:
             picture = self.references.pictures_of(class_name)
             turned = torch.cat([picture.flip(axes) for axes in ((-1,), (-2,), (-2, -1))])
-            return self.score(self.backbone.encode_image(self.backbone.from_pictures(turned)), context)
+            return self.score(self.encode(self.backbone.from_pictures(turned)), context)
         return merge([self._score_left_out(features, i, context.prototypes) for i in range(count)])
 
     def _score_left_out(self, features: ImageFeatures, left_out: int, prototypes: Tensor) -> Explanation:
-        query = ImageFeatures(*(f[left_out : left_out + 1] for f in features))
-        others = ImageFeatures(*(torch.cat([f[:left_out], f[left_out + 1 :]]) for f in features))
+        query = type(features)(*(f[left_out : left_out + 1] for f in features))
+        others = type(features)(*(torch.cat([f[:left_out], f[left_out + 1 :]]) for f in features))
         return self.score(query, Context(others.patches.transpose(0, 1).flatten(1, 2), others.pooled, prototypes))
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:

@@ -255,10 +255,13 @@ class InContextMixin(EpisodicTrainingMixin, _Host):
             self.post_processor.reset()
         if not self.model.branches and not self._said_training_free:
             self._said_training_free = True
-            logger.warning(
-                "%s runs training-free (residuals and text prior): no trained heads were given by `weights`.",
-                type(self).__name__,
-            )
+            self._say_training_free()
+
+    def _say_training_free(self) -> None:
+        logger.warning(
+            "%s runs training-free (residuals and text prior): no trained heads were given by `weights`.",
+            type(self).__name__,
+        )
 
     def _needs_references(self, datamodule: AnomalibDataModule | None) -> bool:
         if not self.model.references.class_names:

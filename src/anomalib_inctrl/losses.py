@@ -1,9 +1,10 @@
-"""Losses on probabilities. None of them takes logits; a name would say so."""
+"""Losses. Those of InCTRL take probabilities, those of DevPrompt margins and deviations; none takes logits unsaid."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 _SMALLEST = 1e-12  # keeps logarithms finite, and lets the surest mistakes, of which softmax makes some, still learn
 _LARGEST = 1 - 1e-6
@@ -72,6 +73,52 @@ def dice_loss(probabilities: Tensor, masks: Tensor) -> Tensor:
     wanted = torch.where(empty, 1 - wanted, wanted)
     overlap = 2 * (predicted * wanted).sum(dim=1)
     return (1 - overlap / (predicted.sum(dim=1) + wanted.sum(dim=1))).mean()
+
+
+def deviation_loss(deviations: Tensor, labels: Tensor, margin: float = 5.0) -> Tensor:
+    """Deviation loss per image: ``(1 - y) |dev| + y max(0, a - dev)``.
+
+    Of deviation networks (Pang et al., arXiv 1911.08623, equation 6; for images arXiv 2108.00462). Normal images are
+    to lie at the mean of the reference, anomalous ones at least ``a`` standard deviations above it.
+
+    Args:
+        deviations (Tensor): Deviations of images, ``(B,)``.
+        labels (Tensor): 0 or 1 (or boolean), ``(B,)``.
+        margin (float): ``a``, the confidence margin.
+
+    Returns:
+        Tensor: ``(B,)``, not negative.
+
+    Raises:
+        ValueError: If the shapes differ.
+
+    Example:
+        >>> import torch
+        >>> deviation_loss(torch.tensor([-1.0, 2.0, 6.0]), torch.tensor([0, 1, 1]))
+        tensor([1., 3., 0.])
+    """
+    _require_same_shape(deviations, labels)
+    return torch.where(labels.bool(), (margin - deviations).clamp(min=0), deviations.abs())
+
+
+def normal_prompt_loss(margins: Tensor) -> Tensor:
+    """Cross-entropy of normal features between the two prompts, averaged over all.
+
+    The prompt-learning loss of CoOp (arXiv 2109.01134) for two classes, of which only the normal one has examples:
+    ``-log softmax(scale * [cos(z, e_n), cos(z, e_a)])_n``, which is ``log(1 + exp(margin))``.
+
+    Args:
+        margins (Tensor): Of normal features, as :func:`anomalib_inctrl.scoring.abnormality_margin` has them, any shape.
+
+    Returns:
+        Tensor: Scalar, not negative; ln 2 where both prompts are equally near.
+
+    Example:
+        >>> import torch
+        >>> normal_prompt_loss(torch.tensor([[0.0, 0.0]]))
+        tensor(0.6931)
+    """
+    return functional.softplus(_at_least_single(margins)).mean()
 
 
 def _at_least_single(values: Tensor) -> Tensor:

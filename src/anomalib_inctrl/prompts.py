@@ -1,4 +1,4 @@
-"""Sentences that describe a normal and an anomalous object: the text side of InCTRL's prior.
+"""Sentences that describe a normal and an anomalous object: the text side of InCTRL's prior, and DevPrompt's suffixes.
 
 The ensemble is WinCLIP's (arXiv 2303.14814) as InCTRL uses it (arXiv 2403.06495, section 3.4): seven normal and four
 anomalous states, each in 22 scenes. Natural objects, whose anomalies are other objects rather than damage, use one
@@ -7,7 +7,10 @@ pair of sentences.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 NORMAL_STATES = (
     "{}",
@@ -19,6 +22,28 @@ NORMAL_STATES = (
     "{} without damage",
 )
 ANOMALOUS_STATES = ("damaged {}", "{} with flaw", "{} with defect", "{} with damage")
+
+# What follows DevPrompt's context. Generic on purpose: they name states, and no defect of any benchmark.
+NORMAL_SUFFIXES = (
+    "normal {}",
+    "flawless {}",
+    "perfect {}",
+    "unblemished {}",
+    "{} without flaw",
+    "{} without defect",
+    "{} without damage",
+)
+ANOMALOUS_SUFFIXES = (
+    "abnormal {}",
+    "damaged {}",
+    "defective {}",
+    "imperfect {}",
+    "{} with flaw",
+    "{} with defect",
+    "{} with damage",
+)
+FIXED_PREFIX = "a photo of a"
+"""What stands in the place of DevPrompt's context where none is learned: CoOp's (arXiv 2109.01134)."""
 
 _SCENES = (
     "a cropped photo of {article} {state}.",
@@ -84,6 +109,37 @@ def prompt_ensemble(class_name: str) -> tuple[list[str], list[str]]:
     if name in NATURAL_OBJECTS:
         return [f"a photo of {name} for anomaly detection."], [f"a photo without {name} for anomaly detection."]
     return _in_every_scene(NORMAL_STATES, name), _in_every_scene(ANOMALOUS_STATES, name)
+
+
+def suffix_ensemble(
+    class_name: str,
+    normal: Sequence[str] = NORMAL_SUFFIXES,
+    anomalous: Sequence[str] = ANOMALOUS_SUFFIXES,
+) -> tuple[list[str], list[str]]:
+    """List what follows the context of DevPrompt's prompts, for the normal and the anomalous state of a class.
+
+    Args:
+        class_name (str): Name of the object, underscores read as spaces.
+        normal (Sequence[str]): Patterns for the normal state, ``{}`` for the name.
+        anomalous (Sequence[str]): Patterns for the anomalous state.
+
+    Returns:
+        tuple[list[str], list[str]]: Normal and anomalous suffixes.
+
+    Raises:
+        ValueError: If the name is empty, a list is, or a pattern does not name the class.
+
+    Example:
+        >>> normal, anomalous = suffix_ensemble("metal_nut")
+        >>> normal[0], anomalous[-1]
+        ('normal metal nut.', 'metal nut with damage.')
+    """
+    name = spell_class_name(class_name)
+    for state, patterns in (("normal", normal), ("anomalous", anomalous)):
+        if not patterns or not all(pattern.count("{}") == 1 for pattern in patterns):
+            msg = f"{state}_suffixes must be patterns with one {{}} for the class, like 'damaged {{}}', got {patterns}."
+            raise ValueError(msg)
+    return [f"{p.replace('{}', name)}." for p in normal], [f"{p.replace('{}', name)}." for p in anomalous]
 
 
 def _in_every_scene(states: tuple[str, ...], name: str) -> list[str]:

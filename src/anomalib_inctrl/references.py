@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from anomalib.models.components.base.dynamic_buffer import DynamicBufferMixin
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the customary name
 
-from anomalib_inctrl.clip import ClipBackbone, ImageFeatures
+from anomalib_inctrl.clip import AlignedFeatures, ClipBackbone, ImageFeatures
 from anomalib_inctrl.scoring import nearest_residuals
 
 
@@ -180,3 +180,38 @@ class ReferenceBank(DynamicBufferMixin):
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
         self._read_index()
+
+
+class AlignedReferenceBank(ReferenceBank):
+    """A bank that keeps the references' patches in the joint space as well, to be compared with text again and again.
+
+    Attributes:
+        aligned (Tensor): Unit length, ``(M, N, D)``.
+    """
+
+    aligned: Tensor
+
+    def __init__(self, backbone: ClipBackbone) -> None:
+        super().__init__(backbone)
+        self.register_buffer("aligned", torch.zeros(0, backbone.num_patches, backbone.embed_dim))
+
+    def clear(self) -> None:
+        """Forget all classes."""
+        super().clear()
+        self.aligned = self.aligned[:0].clone()
+
+    def extend(self, class_name: str, features: ImageFeatures, prototypes: Tensor, pictures: Tensor) -> None:
+        """Add references; features are :class:`AlignedFeatures`."""
+        at = self._end_of(class_name)
+        added = cast("AlignedFeatures", features).aligned.to(self.aligned)
+        self.aligned = torch.cat([self.aligned[:at], added, self.aligned[at:]])
+        super().extend(class_name, features, prototypes, pictures)
+
+    def features(self, class_name: str | None = None) -> ImageFeatures:
+        """Features of the references of a class, as :class:`AlignedFeatures`."""
+        rows = self._rows[self.resolve(class_name)]
+        aligned = AlignedFeatures(*super().features(class_name), self.aligned[rows])
+        return cast("ImageFeatures", aligned)
+
+    def _end_of(self, class_name: str) -> int:
+        return self._rows[class_name].stop if class_name in self._rows else self.pooled.shape[0]

@@ -6,9 +6,15 @@ patches, ``W`` width of the vision tower, ``D`` width of the joint image-text sp
 
 from __future__ import annotations
 
+from typing import Literal, NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the customary name
+
+Fusion = Literal["harmonic", "mean", "max", "text", "visual"]
+
+_SMALLEST_STD = 1e-6
 
 
 def nearest_residuals(query: Tensor, references: Tensor) -> Tensor:
@@ -93,3 +99,99 @@ def to_pixels(patch_map: Tensor, grid: tuple[int, int], size: tuple[int, int]) -
     """
     maps = patch_map.reshape(-1, 1, *grid)
     return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+
+
+class Gaussian(NamedTuple):
+    """Mean and standard deviation that scores are measured by, scalars."""
+
+    mean: Tensor
+    std: Tensor
+
+    @classmethod
+    def of(cls, scores: Tensor) -> Gaussian:
+        """Estimate both from scores of any shape; scores that are all the same get a tiny deviation instead of none."""
+        return cls(scores.mean(), scores.std(correction=0).clamp(min=_SMALLEST_STD))
+
+
+def abnormality_margin(features: Tensor, prototypes: Tensor, scale: float = 100.0) -> Tensor:
+    """By how much features lie nearer to the anomalous than to the normal prototype: the log-odds of the anomaly.
+
+    Its sigmoid is :func:`class_probability`, for features of unit length.
+
+    Args:
+        features (Tensor): ``(..., D)``, unit length.
+        prototypes (Tensor): Normal and anomalous text prototype of unit length, ``(2, D)``.
+        scale (float): Factor on the cosine similarities; 100 is CLIP's.
+
+    Returns:
+        Tensor: ``(...)``, unbounded; 0 where both are equally near.
+
+    Example:
+        >>> import torch
+        >>> abnormality_margin(torch.tensor([[0.6, 0.8], [1.0, 0.0]]), torch.eye(2), scale=10.0)
+        tensor([  2.0000, -10.0000])
+    """
+    similarity = features @ prototypes.mT
+    return scale * (similarity[..., 1] - similarity[..., 0])
+
+
+def deviation(scores: Tensor, reference: Gaussian) -> Tensor:
+    """Standard deviations that scores lie above a reference: ``(s - mu) / sigma`` of deviation networks.
+
+    Pang et al., arXiv 1911.08623, equation 5.
+
+    Example:
+        >>> import torch
+        >>> deviation(torch.tensor([3.0, 1.0]), Gaussian(torch.tensor(2.0), torch.tensor(0.5)))
+        tensor([ 2., -2.])
+    """
+    return (scores - reference.mean) / reference.std
+
+
+def top_k_mean(values: Tensor, fraction: float) -> Tensor:
+    """Mean of the largest values of every row: Top-K multiple instance learning (arXiv 2108.00462).
+
+    Args:
+        values (Tensor): ``(B, N)``.
+        fraction (float): Share of the ``N`` values that count, at least one of them.
+
+    Returns:
+        Tensor: ``(B,)``.
+
+    Example:
+        >>> import torch
+        >>> top_k_mean(torch.tensor([[1.0, 4.0, 2.0, 3.0]]), 0.5)
+        tensor([3.5000])
+    """
+    count = max(1, round(fraction * values.shape[-1]))
+    return values.topk(count, dim=-1).values.mean(dim=-1)
+
+
+def fuse(text: Tensor, visual: Tensor, how: Fusion) -> Tensor:
+    """Join the evidence of text and of visual memory.
+
+    Args:
+        text (Tensor): Values in ``[0, 1]``, any shape.
+        visual (Tensor): Values in ``[0, 1]``, same shape.
+        how (str): ``"harmonic"`` mean, which is small if either is, as PromptAD has it (arXiv 2404.05231);
+            arithmetic ``"mean"``; ``"max"``; or one of them alone, ``"text"`` or ``"visual"``.
+
+    Returns:
+        Tensor: Values in ``[0, 1]``.
+
+    Example:
+        >>> import torch
+        >>> text, visual = torch.tensor([0.5, 0.0, 0.0]), torch.tensor([0.25, 1.0, 0.0])
+        >>> fuse(text, visual, "harmonic")  # 2 * 0.125 / 0.75
+        tensor([0.3333, 0.0000, 0.0000])
+        >>> fuse(text, visual, "mean")
+        tensor([0.3750, 0.5000, 0.0000])
+    """
+    if how == "harmonic":
+        total = text + visual
+        return 2 * text * visual / torch.where(total > 0, total, torch.ones_like(total))
+    if how == "mean":
+        return (text + visual) / 2
+    if how == "max":
+        return torch.maximum(text, visual)
+    return text if how == "text" else visual

@@ -34,6 +34,8 @@ _MAPS = {
     "discriminative_map": ("discriminative M_p", "discriminative"),
     "one_class_map": ("one-class M_n", "one_class"),
 }
+# Explanation field -> label and the value its own colour scale ends at, for maps in other units.
+_OTHER_MAPS = {"text_map": ("text probability", 1.0), "deviation": ("deviation in sigma", 10.0)}
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ class InContextVisualizer(ImageVisualizer):
     Every picture shows what the model saw: the image as preprocessed, so that image, mask and maps are in register
     whatever the aspect ratio. Upper row: image, ground truth if there is any, normalised anomaly map over the image,
     predicted mask. Middle row: patch residual and the maps of the branches in use, raw, all on one colour scale that
-    is the same in every picture of a run: from 0 to twice the pixel threshold. Last row: the references.
+    is the same in every picture of a run: from 0 to twice the pixel threshold; DevPrompt adds its text map and its
+    deviations, each on the scale in its label. Last row: the references.
 
     Args:
         panel_size (int): Height of a panel in pixels; widths follow the images.
@@ -175,6 +178,11 @@ class InContextVisualizer(ImageVisualizer):
         for label, values in maps.items():
             pixels = F.interpolate(values.reshape(1, 1, *grid), size=size[::-1], mode="bilinear", align_corners=False)
             row.append(self._panel(f"{label}, max {values.max():.3f}", _heat(pixels[0, 0], 0, top)))
+        for name, (label, end) in _OTHER_MAPS.items():
+            if fields.get(name) is not None:
+                values = fields[name][index].float().cpu().reshape(1, 1, *grid)
+                pixels = F.interpolate(values, size=size[::-1], mode="bilinear", align_corners=False)
+                row.append(self._panel(f"{label}, 0 to {end:g}, max {values.max():.1f}", _heat(pixels[0, 0], 0, end)))
         return row, top
 
     def _reference_row(self, item: ImageItem, pl_module: Any) -> tuple[str, list[_Panel]]:

@@ -129,7 +129,7 @@ def results(trained, workspace, data) -> dict[str, tuple[int, str]]:
             root, workspace / "folders",
         ],
         "nothing": ["predict", "--model", "InCTRL", *MODEL, "--data", images, *QUIET, root, workspace / "nothing"],
-        **{name: ["train", f"--model.help={name}"] for name in ("InCTRL", "InCTRLv2")},
+        **{name: ["train", f"--model.help={name}"] for name in ("InCTRL", "InCTRLv2", "DevPrompt")},
         **{str(path): ["train", "--config", path, "--print_config"] for path in CONFIGS},
     }  # fmt: skip
     return dict(zip(commands, anomalib(*commands.values(), cwd=workspace), strict=True))
@@ -161,7 +161,7 @@ def test_export_from_a_checkpoint(results, workspace, kind, suffixes):
     assert {path.suffix for path in (workspace / "exported").rglob("model.*")} >= suffixes
 
 
-@pytest.mark.parametrize("name", ["InCTRL", "InCTRLv2"])
+@pytest.mark.parametrize("name", ["InCTRL", "InCTRLv2", "DevPrompt"])
 def test_help_explains_every_argument(results, name):
     import anomalib_inctrl
 

@@ -24,7 +24,7 @@ from zipfile import ZipFile
 import pytest
 
 PROJECT = Path(__file__).resolve().parents[2]
-REGISTERED = ["InCTRL", "InCTRLv2", "AuxiliaryData", "DemoAD", "ProceduralAD"]
+REGISTERED = ["DevPrompt", "InCTRL", "InCTRLv2", "AuxiliaryData", "DemoAD", "ProceduralAD"]
 HOOK_FILES = {"_anomalib_inctrl_hook.py", "anomalib_inctrl.pth", "anomalib_inctrl.start"}
 
 
@@ -108,7 +108,8 @@ def forget():
 
 def registered():
     import anomalib.data, anomalib.models
-    names = {anomalib.models: ("InCTRL", "InCTRLv2"), anomalib.data: ("AuxiliaryData", "DemoAD", "ProceduralAD")}
+    models, data = ("DevPrompt", "InCTRL", "InCTRLv2"), ("AuxiliaryData", "DemoAD", "ProceduralAD")
+    names = {anomalib.models: models, anomalib.data: data}
     return [name for module, group in names.items() for name in group if hasattr(module, name)]
 
 answers = {"before": sorted({"anomalib", "torch", "anomalib_inctrl"} & sys.modules.keys())}
@@ -123,6 +124,7 @@ import _anomalib_inctrl_hook, anomalib_inctrl
 answers["hook_file"] = _anomalib_inctrl_hook.__file__
 answers["package_file"] = anomalib_inctrl.__file__
 answers["same_classes"] = [
+    anomalib.models.DevPrompt is anomalib_inctrl.DevPrompt,
     anomalib.models.InCTRL is anomalib_inctrl.InCTRL,
     anomalib.models.InCTRLv2 is anomalib_inctrl.InCTRLv2,
     anomalib.data.AuxiliaryData is anomalib_inctrl.AuxiliaryData,
@@ -130,10 +132,11 @@ answers["same_classes"] = [
     anomalib.data.ProceduralAD is anomalib_inctrl.ProceduralAD,
 ]
 answers["public"] = dir(anomalib_inctrl)
-answers["listed"] = sorted(list_models() & {"in_c_t_r_l", "in_c_t_r_lv2", "padim"})
+answers["listed"] = sorted(list_models() & {"dev_prompt", "in_c_t_r_l", "in_c_t_r_lv2", "padim"})
 tiny = {"backbone": "inctrl-tiny"}
 answers["models"] = {
-    spelling: type(get_model(spelling, **tiny)).__name__ for spelling in ("InCTRL", "InCTRLv2", "inctrl_v2", "inctrl")
+    spelling: type(get_model(spelling, **tiny)).__name__
+    for spelling in ("DevPrompt", "dev_prompt", "InCTRL", "InCTRLv2", "inctrl_v2", "inctrl")
 }
 for path in ("InCTRLv2", "anomalib.models.InCTRLv2", "anomalib_inctrl.InCTRLv2"):
     answers["models"]["class_path " + path] = type(get_model({"class_path": path, "init_args": tiny})).__name__
@@ -184,10 +187,12 @@ def test_everything_anomalib_offers_finds_the_plugin(installed, request):
     assert from_wheel == (request.node.callspec.params["installed"] == "wheel")
     assert from_wheel or Path(answers["package_file"]).is_relative_to(PROJECT / "src")
 
-    assert answers["same_classes"] == [True] * 5
+    assert answers["same_classes"] == [True] * 6
     assert answers["public"] == sorted([*REGISTERED, "__version__"])
-    assert answers["listed"] == ["in_c_t_r_l", "in_c_t_r_lv2", "padim"]
+    assert answers["listed"] == ["dev_prompt", "in_c_t_r_l", "in_c_t_r_lv2", "padim"]
     assert answers["models"] == {
+        "DevPrompt": "DevPrompt",
+        "dev_prompt": "DevPrompt",
         "InCTRL": "InCTRL",
         "InCTRLv2": "InCTRLv2",
         "inctrl_v2": "InCTRLv2",
@@ -211,7 +216,12 @@ def test_everything_anomalib_offers_finds_the_plugin(installed, request):
     assert others == {}  # and no warning
 
     assert answers["opt_out"] == []
-    assert answers["opt_out_by_hand"][:3] == ["InCTRL", "InCTRL", "InCTRLv2"]  # what is imported by hand registers
+    assert answers["opt_out_by_hand"][:4] == [
+        "InCTRL",
+        "DevPrompt",
+        "InCTRL",
+        "InCTRLv2",
+    ]  # what is imported by hand registers
 
 
 @pytest.mark.slow

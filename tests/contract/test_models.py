@@ -310,6 +310,7 @@ def test_the_models_are_direct_subclasses_which_is_what_the_host_lists():
 
     direct = [cls for cls in AnomalibModule.__subclasses__() if cls.__module__.startswith("anomalib_inctrl")]
     assert {cls.__name__: cls for cls in direct} == {
+        "DevPrompt": anomalib_inctrl.DevPrompt,
         "InCTRL": anomalib_inctrl.InCTRL,
         "InCTRLv2": anomalib_inctrl.InCTRLv2,
     }

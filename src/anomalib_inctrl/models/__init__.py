@@ -2,15 +2,16 @@
 
 import anomalib.models
 
+from anomalib_inctrl.models.dev_prompt import DevPrompt
 from anomalib_inctrl.models.inctrl import InCTRL
 from anomalib_inctrl.models.inctrl_v2 import InCTRLv2
 
-__all__ = ["InCTRL", "InCTRLv2"]
+__all__ = ["DevPrompt", "InCTRL", "InCTRLv2"]
 
 
 def _register() -> None:
     """Make the models attributes of ``anomalib.models``, and their module one that ``get_model`` accepts."""
-    for model in (InCTRL, InCTRLv2):
+    for model in (InCTRL, InCTRLv2, DevPrompt):
         if not hasattr(anomalib.models, model.__name__):
             setattr(anomalib.models, model.__name__, model)
     anomalib.models.ALLOWED_MODULES.update({"anomalib_inctrl", "anomalib_inctrl.models"})
