@@ -51,7 +51,7 @@ def train(model: DevPromptModel, seed: int, steps: int, deviation_weight: float)
 def measure(model: Any, images: Tensor, labels: Tensor, masks: Tensor) -> tuple[float, float]:
     """Image and pixel AUROC."""
     parts = [model(chunk) for chunk in images.split(IMAGES_AT_ONCE)]
-    scores, maps = (torch.cat([part[i] for part in parts]) for i in (0, 1))
+    scores, maps = (torch.cat([getattr(part, name) for part in parts]) for name in ("pred_score", "anomaly_map"))
     maps = (maps - maps.min()) / (maps.max() - maps.min())
     pixel = binary_auroc(maps.flatten(), masks.flatten().int(), thresholds=1000)
     return float(binary_auroc(scores, labels)), float(pixel)
