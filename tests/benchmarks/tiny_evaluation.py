@@ -238,7 +238,8 @@ def main() -> None:
 
 def areas(task: Task, kept: np.ndarray, scores: Tensor, maps: Tensor | None) -> list[float]:
     """Image AUROC, and pixel AUROC if there are masks."""
-    found = [float(binary_auroc(scores, task.labels[kept]))]
+    # Scaled, since torchmetrics takes numbers above 1 for logits and sends them through a sigmoid, where they tie.
+    found = [float(binary_auroc(scores / scores.amax().clamp(min=1e-9), task.labels[kept]))]
     if task.masks is not None and maps is not None:
         scaled = (maps / maps.amax().clamp(min=1e-9)).flatten()
         found.append(float(binary_auroc(scaled, task.masks[kept].flatten().int(), thresholds=1000)))

@@ -281,7 +281,7 @@ def test_patches_of_length_zero_give_numbers(model: InContextModel, monkeypatch:
     explanation = model.explain(smooth(2))
     for field, tensor in explanation._asdict().items():
         assert torch.isfinite(tensor).all(), field
-    right_angle = torch.full((2, model.backbone.num_patches), 0.5)  # what has no direction is seen at
+    right_angle = torch.full((2, model.backbone.num_patches), 0.5)  # to what has no direction
     torch.testing.assert_close(explanation.patch_residuals, right_angle)
     torch.testing.assert_close(explanation.text_score, torch.full((2,), 0.5))
 
