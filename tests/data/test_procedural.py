@@ -1,6 +1,7 @@
 """Pictures drawn by rule: the same for the same seed, anomalous exactly where the mask says, written once."""
 
 import json
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from anomalib_inctrl import AuxiliaryData, ProceduralAD
 from anomalib_inctrl.data import generated
 from anomalib_inctrl.data.procedural import FAMILIES, GLOBAL_KINDS, LOCAL_KINDS, OTHER, Category, name_colour
 from anomalib_inctrl.data.procedural.damage import apply_damage, changed_mask
+from anomalib_inctrl.data.procedural.glyphs import Letter
+from anomalib_inctrl.data.procedural.objects import Gear
 
 SIDE = 64
 SMALL = {"image_size": SIDE, "train_count": 3, "normal_count": 2, "anomalous_count": 4}
@@ -64,6 +67,22 @@ def test_all_kinds_of_anomaly_get_a_mask_and_change_the_picture():
     assert pictures.kinds[-1] == OTHER
     assert pictures.masks.any(axis=(1, 2)).all()
     assert pictures.images.shape == (len(kinds), SIDE, SIDE, 3)
+
+
+def test_another_glyph_is_written_by_the_same_hand_on_the_same_ground():
+    generator = np.random.default_rng(5)
+    glyph = Letter.sample(generator)
+    sibling = glyph.sibling(generator)
+    assert sibling.word is not glyph.word
+    assert all(getattr(sibling, f.name) is getattr(glyph, f.name) for f in fields(glyph) if f.name != "word")
+
+
+def test_another_object_stands_in_the_same_place():
+    generator = np.random.default_rng(6)
+    thing = Gear.sample(generator)
+    sibling = thing.sibling(generator)
+    assert sibling.stage is thing.stage
+    assert sibling.teeth != thing.teeth or sibling.bore != thing.bore
 
 
 def test_a_surface_has_no_other_object_and_says_what_it_has():

@@ -10,7 +10,7 @@ from anomalib_inctrl.clip import ClipBackbone
 from anomalib_inctrl.pretraining import __main__ as job
 from anomalib_inctrl.pretraining.descriptor import describe
 from anomalib_inctrl.pretraining.groups import GroupDataset, StepSampler
-from anomalib_inctrl.pretraining.initialization import cosine_filters, position_waves
+from anomalib_inctrl.pretraining.initialization import cosine_filters, initialize, position_waves
 from anomalib_inctrl.pretraining.objective import (
     Encoded,
     Judge,
@@ -20,8 +20,9 @@ from anomalib_inctrl.pretraining.objective import (
     group_residuals,
     patch_loss,
     relation_loss,
+    state_logits,
 )
-from anomalib_inctrl.scoring import nearest_residuals
+from anomalib_inctrl.scoring import class_probability, nearest_residuals
 
 GROUPS, NORMALS, MEMBERS, BLOCKS, PATCHES, WIDTH, DIM = 3, 4, 6, 2, 9, 8, 5
 LABELS = (torch.arange(MEMBERS) >= NORMALS).expand(GROUPS, -1)
@@ -35,7 +36,7 @@ def encoded():
         patches=torch.randn(GROUPS, MEMBERS, BLOCKS, PATCHES, WIDTH, requires_grad=True),
         pooled=torch.randn(GROUPS, MEMBERS, DIM, requires_grad=True),
         captions=F.normalize(torch.randn(2 * GROUPS, DIM), dim=-1),
-        prototypes=F.normalize(torch.randn(GROUPS, 2, DIM), dim=-1),
+        prototypes=F.normalize(torch.randn(GROUPS, 2, DIM, requires_grad=True), dim=-1),
         descriptors=torch.randn(GROUPS, MEMBERS, PATCHES, 7),
     )
 
@@ -59,10 +60,9 @@ def test_residuals_equal_those_of_the_models(encoded):
         for member in range(MEMBERS):
             among = tokens[group, :NORMALS][chosen[group, member].bool()].transpose(0, 1).flatten(1, 2)
             expected = nearest_residuals(encoded.patches[group, member][None], among)[0]
-            # The search is in half precision, so that a neighbour almost as near may be taken.
-            torch.testing.assert_close(own[group, member], expected, atol=4e-3, rtol=0)
+            torch.testing.assert_close(own[group, member], expected, atol=1e-5, rtol=0)
     references = tokens[0, :NORMALS].transpose(0, 1).flatten(1, 2)
-    torch.testing.assert_close(other[0], nearest_residuals(encoded.patches[-1, :1], references), atol=4e-3, rtol=0)
+    torch.testing.assert_close(other[0], nearest_residuals(encoded.patches[-1, :1], references), atol=1e-5, rtol=0)
 
 
 def test_equal_pictures_have_no_residual():
@@ -73,15 +73,18 @@ def test_equal_pictures_have_no_residual():
 
 
 def test_every_term_is_finite_and_reaches_its_features(encoded):
-    terms = PretrainingObjective()(encoded, torch.rand(GROUPS, MEMBERS, PATCHES), LABELS)
+    terms = PretrainingObjective(WIDTH, DIM)(encoded, torch.rand(GROUPS, MEMBERS, PATCHES), LABELS)
     assert terms.keys() == {*PretrainingObjective.WEIGHTS, "auroc", "loss"}
-    of_patch_tokens = {"relation", "patch", "image"}
-    for name in ("relation", "patch", "image", "category", "distance", "state"):
-        patches, pooled = torch.autograd.grad(
-            terms[name], (encoded.patches, encoded.pooled), retain_graph=True, allow_unused=True
-        )
-        assert (patches is not None) == (name in of_patch_tokens)
-        assert (pooled is not None) == (name not in of_patch_tokens)
+    reached = {
+        **dict.fromkeys(("relation", "patch", "image", "dense"), "patches"),
+        **dict.fromkeys(("category", "distance", "state"), "pooled"),
+        "opposite": "prototypes",
+    }
+    for name, features in reached.items():
+        sources = (encoded.patches, encoded.pooled, encoded.prototypes)
+        gradients = torch.autograd.grad(terms[name], sources, retain_graph=True, allow_unused=True)
+        found = [n for n, g in zip(("patches", "pooled", "prototypes"), gradients, strict=True) if g is not None]
+        assert found == [features], name
     expected = sum(PretrainingObjective.WEIGHTS[name] * terms[name] for name in PretrainingObjective.WEIGHTS)
     torch.testing.assert_close(terms["loss"], expected)
 
@@ -89,12 +92,12 @@ def test_every_term_is_finite_and_reaches_its_features(encoded):
 def test_a_dropped_term_leaves_the_sum_and_an_unknown_one_is_refused(encoded):
     coverage = torch.zeros(GROUPS, MEMBERS, PATCHES)
     torch.manual_seed(2)
-    terms = PretrainingObjective(dict.fromkeys(PretrainingObjective.WEIGHTS, 0.0) | {"caption": 2.0})(
+    terms = PretrainingObjective(WIDTH, DIM, dict.fromkeys(PretrainingObjective.WEIGHTS, 0.0) | {"caption": 2.0})(
         encoded, coverage, LABELS
     )
     torch.testing.assert_close(terms["loss"], 2 * terms["caption"])
     with pytest.raises(ValueError, match="No term is called colour; there are relation, patch"):
-        PretrainingObjective({"colour": 1.0})
+        PretrainingObjective(WIDTH, DIM, {"colour": 1.0})
 
 
 def test_tokens_with_the_geometry_of_the_descriptor_relate_as_it_does():
@@ -137,6 +140,35 @@ def test_both_labels_weigh_the_same_however_rare():
 def test_judge_turns_its_threshold_into_even_odds():
     judge = Judge(scale=20.0, threshold=0.25)
     torch.testing.assert_close(judge(torch.tensor([0.25, 0.35])), torch.tensor([0.0, 2.0]))
+
+
+def test_state_logits_belong_to_the_text_score():
+    pooled, prototypes = torch.randn(6, DIM), F.normalize(torch.randn(6, 2, DIM), dim=-1)
+    torch.testing.assert_close(state_logits(pooled, prototypes).sigmoid(), class_probability(pooled, prototypes))
+
+
+def test_prompts_of_both_states_are_opposite_when_orthogonal(encoded):
+    same = encoded._replace(prototypes=encoded.prototypes[:, :1].expand(-1, 2, -1))
+    apart = encoded._replace(prototypes=torch.eye(DIM)[:2].expand(GROUPS, -1, -1))
+    coverage = torch.zeros(GROUPS, MEMBERS, PATCHES)
+    for features, expected in ((same, 1.0), (apart, 0.0)):
+        terms = PretrainingObjective(WIDTH, DIM)(features, coverage, LABELS)
+        torch.testing.assert_close(terms["opposite"], torch.tensor(expected))
+
+
+def test_untrained_towers_start_with_what_they_are_shown():
+    torch.manual_seed(0)
+    backbone = ClipBackbone("inctrl-tiny", random=True)
+    initialize(backbone, torch.Generator().manual_seed(0))
+    # Even patches of different brightness are alike to a tower whose norm takes it away.
+    levels = torch.tensor([0.0, 0.1, 0.3, 1.0])
+    tokens = backbone.encode_image(levels[:, None, None, None].expand(-1, 3, *backbone.image_size)).patches[:, 0, 0]
+    distance = 1 - F.cosine_similarity(tokens[0], tokens[1:])
+    assert distance[0] > 1e-4
+    assert torch.all(distance[1:] > 2 * distance[:-1])
+    # Sentences are the more alike the more words they share, and never the same.
+    same, near, far = backbone.encode_sentences(["a red gear", "a red gear with a scratch", "photo of smooth wood"])
+    assert same @ far < same @ near < 0.99
 
 
 def test_filters_hold_the_whole_patch_and_positions_differ():

@@ -111,7 +111,7 @@ class GroupDataset(Dataset[Groups]):
     def _draw_category(generator: np.random.Generator, previous: Category | None) -> Category:
         if previous is None or generator.random() > _SAME_FAMILY:
             return Category.sample(generator)
-        return Category(type(previous.family).sample(generator), previous.camera)
+        return Category(previous.family.sibling(generator), previous.camera)
 
     def _draw_pictures(self, generator: np.random.Generator, category: Category) -> _Group:
         kinds = [category.draw_kind(generator) for _ in range(self.anomalies)]

@@ -1,4 +1,4 @@
-"""Starting values that spare a small vision transformer the first part of its training."""
+"""Starting values that spare two small transformers the first part of their training."""
 
 from __future__ import annotations
 
@@ -11,30 +11,50 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from anomalib_inctrl.clip import ClipBackbone
 
+_CONSTANTS = 16  # numbers of a token that start as constants
+_CONSTANT = 0.3  # their size; together about the length of a patch's own part
+_POSITION = 0.05
+_BRANCH = 0.1
+_WORDS = 10.0  # how much the mean of a sentence's words outweighs its last token
+
 
 @torch.no_grad()
 def initialize(backbone: ClipBackbone, generator: torch.Generator) -> None:
-    """Replace a backbone's random vision weights by informed ones.
+    """Replace a backbone's random weights by informed ones.
 
-    Patches are embedded by their discrete cosine transform, positions by sines and cosines; attention starts mimetic
-    (Trockman & Kolter, arXiv 2305.09828): queries meet keys of like tokens, values are partly taken back.
+    A patch is embedded by its discrete cosine transform beside a constant, without which the first layer norm would
+    take its brightness and contrast away; positions by weak sines and cosines. Attention starts mimetic (Trockman &
+    Kolter, arXiv 2305.09828): queries meet keys of like tokens, values are partly taken back. Branches add little at
+    first, so that distances of tokens start as distances of pixels.
+
+    Text starts as a bag of words. With open_clip's own start, made for larger towers, the embeddings of all sentences
+    are alike to the second digit, and training makes them one.
 
     Args:
         backbone (ClipBackbone): Changed in place.
         generator (torch.Generator): Source of what stays random.
     """
     visual = backbone.visual
-    visual.conv1.weight.copy_(cosine_filters(visual.conv1.weight.shape[-1], visual.conv1.out_channels))
-    rows, columns = backbone.grid_size
-    visual.positional_embedding[1:] = 0.1 * position_waves(rows, columns, backbone.width)
+    seen = backbone.width - _CONSTANTS
+    filters, rest = visual.conv1.weight.split((seen, _CONSTANTS))
+    filters.copy_(cosine_filters(filters.shape[-1], seen))
+    rest.zero_()
+    waves, constant = visual.positional_embedding[1:].split((seen, _CONSTANTS), dim=1)
+    waves.copy_(_POSITION * position_waves(*backbone.grid_size, seen))
+    constant.copy_(_CONSTANT * torch.tensor([-1.0, 1.0]).repeat(_CONSTANTS // 2))  # of mean 0, which norms remove
     for block in visual.transformer.resblocks:
         _start_mimetic(block.attn, generator)
+        for last in (block.attn.out_proj, block.mlp.c_proj):
+            last.weight.mul_(_BRANCH)
+            last.bias.zero_()
+    _start_as_bag_of_words(backbone.text.model, generator)
 
 
 def cosine_filters(side: int, count: int) -> Tensor:
     """Filters of the discrete cosine transform of a patch, in a brightness and two colour channels.
 
-    High frequencies are amplified about as much as pictures lack them, so that a token does not only hold the mean.
+    High frequencies are amplified, though less than pictures lack them, and colour, so that a token does not only hold
+    the mean.
 
     Returns:
         Tensor: ``(count, 3, side, side)``, ordered by frequency; ``count`` at most ``3 * side ** 2``.
@@ -47,7 +67,7 @@ def cosine_filters(side: int, count: int) -> Tensor:
     channels = nn.functional.normalize(channels, dim=1)
     filters = torch.einsum("ky,lx,cd->klcdyx", basis, basis, channels)  # (k, l, channel, 3, side, side)
     frequency = (steps[:, None] ** 2 + steps**2).sqrt()
-    gain = (1 + frequency)[..., None] / side * torch.tensor([1.0, 1.5, 1.5])
+    gain = (1 + frequency).sqrt()[..., None] / side * torch.tensor([1.0, 2.0, 2.0])
     order = frequency[..., None].expand(-1, -1, 3).flatten().argsort(stable=True)[:count]
     return (filters * gain[..., None, None, None]).flatten(0, 2)[order]
 
@@ -78,3 +98,20 @@ def _start_mimetic(attention: Any, generator: torch.Generator) -> None:
     left, scale, right = torch.linalg.svd(noisy_identity(-0.4, 0.4))
     value.copy_(scale.sqrt()[:, None] * right)
     attention.out_proj.weight.copy_(left * scale.sqrt())
+
+
+def _start_as_bag_of_words(text: Any, generator: torch.Generator) -> None:
+    """Let the first block's last token take the mean of all tokens, and the others add little."""
+    words = text.token_embedding.weight
+    words.copy_(torch.randn(words.shape, generator=generator))
+    text.positional_embedding.mul_(_POSITION / text.positional_embedding.std())
+    first, *others = text.transformer.resblocks
+    width = words.shape[1]
+    query_key, value = first.attn.in_proj_weight.split((2 * width, width))
+    query_key.zero_()
+    value.copy_(_WORDS * torch.eye(width))
+    first.attn.out_proj.weight.copy_(torch.eye(width))
+    for branch in (first.mlp, *(b for block in others for b in (block.attn, block.mlp))):
+        last = branch.c_proj if hasattr(branch, "c_proj") else branch.out_proj
+        last.weight.mul_(_BRANCH)
+    nn.init.orthogonal_(text.text_projection, generator=generator)

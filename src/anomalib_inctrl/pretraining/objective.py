@@ -11,10 +11,12 @@ from torch.nn import functional as F  # noqa: N812 - the customary name
 from torchmetrics.functional.classification import binary_auroc
 
 from anomalib_inctrl.clip import contrastive_loss
-from anomalib_inctrl.scoring import class_probability
+from anomalib_inctrl.models.inctrl_v2.torch_model import PatchTextAdapter
 
 _RELATED = 96  # patches of every group that are compared with each other and with those of other groups
 _KERNEL = 0.5  # mean squared difference of descriptors at which their kernel has fallen to 1/e
+_TEXT_SCALE = 100.0  # of the cosine similarities with text
+_DENSE_SCALE = 20.0  # of the adapter's softmax, milder than at use
 _ANOMALOUS = 0.25  # share of a patch from which it must be found
 
 
@@ -36,24 +38,32 @@ class Encoded(NamedTuple):
     descriptors: Tensor
 
 
-class Judge(nn.Module):
-    """Turns a distance into the logit of being anomalous, with a scale and a threshold that are learned.
+class Judge(NamedTuple):
+    """Turns a distance into the logit of being anomalous.
 
-    One judge serves all categories, so that distances mean the same for each of them.
+    One judge serves all categories, so that distances mean the same for each of them. It is not learned: thresholds
+    that are fall with the distances, which then shrink to nothing.
+
+    Attributes:
+        scale (float): Logits per unit of distance.
+        threshold (float): Distance of logit 0.
     """
 
-    def __init__(self, scale: float, threshold: float) -> None:
-        super().__init__()
-        self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
-        self.threshold = nn.Parameter(torch.tensor(threshold))
+    scale: float
+    threshold: float
 
-    def forward(self, distance: Tensor) -> Tensor:
+    def __call__(self, distance: Tensor) -> Tensor:
         """Map distances of any shape to logits."""
-        return self.log_scale.exp() * (distance - self.threshold)
+        return self.scale * (distance - self.threshold)
+
+
+_PATCH_JUDGE = Judge(20.0, 0.1)
+_IMAGE_JUDGE = Judge(20.0, 0.2)
+_DISTANCE_JUDGE = Judge(20.0, 0.1)
 
 
 class PretrainingObjective(nn.Module):
-    """Sum of seven terms, most over pictures that are queries of their own or another group's normal pictures.
+    """Sum of nine terms, most over pictures that are queries of their own or another group's normal pictures.
 
     - ``relation``: similarities of patches among each other against those of a classic descriptor, which sets the
       backbone on its way (relational distillation, arXiv 1904.05068);
@@ -62,11 +72,15 @@ class PretrainingObjective(nn.Module):
     - ``category``: nearest prototype among the batch's categories (prototypical networks, arXiv 1703.05175);
     - ``distance``: distance of the image embedding to its group's mean against the label;
     - ``caption``: open_clip's contrastive loss;
-    - ``state``: probability of the anomalous prompts, s_a of InCTRL, against the label.
+    - ``state``: probability of the anomalous prompts, s_a of InCTRL, against the label;
+    - ``dense``: abnormality of every patch by the text, S_a of InCTRLv2, against its share of defect;
+    - ``opposite``: how far the prompts of both states are from orthogonal, without which the two before teach nothing.
 
     The references of a query are a random part of its group's other normal pictures, so that any number will do.
 
     Args:
+        width (int): Width ``W`` of the patch tokens.
+        embed_dim (int): Width ``D`` of the joint space.
         weights (dict[str, float] | None): Factors of the terms, by name, instead of :attr:`WEIGHTS`; 0 drops a
             term.
 
@@ -75,28 +89,28 @@ class PretrainingObjective(nn.Module):
     """
 
     WEIGHTS: ClassVar[dict[str, float]] = {
-        "relation": 10.0,
-        "patch": 2.0,
-        "image": 1.0,
+        "relation": 5.0,
+        "patch": 3.0,
+        "image": 2.0,
         "category": 1.0,
         "distance": 0.5,
         "caption": 0.5,
-        "state": 0.5,
+        "state": 0.1,
+        "dense": 0.5,
+        "opposite": 1.0,
     }
 
-    def __init__(self, weights: dict[str, float] | None = None) -> None:
+    def __init__(self, width: int, embed_dim: int, weights: dict[str, float] | None = None) -> None:
         super().__init__()
         unknown = (weights or {}).keys() - self.WEIGHTS.keys()
         if unknown:
             msg = f"No term is called {', '.join(sorted(unknown))}; there are {', '.join(self.WEIGHTS)}."
             raise ValueError(msg)
         self.weights = self.WEIGHTS | (weights or {})
-        self.patch_judge = Judge(30.0, 0.1)
-        self.image_judge = Judge(30.0, 0.15)
-        self.distance_judge = Judge(30.0, 0.05)
         self.category_scale = nn.Parameter(torch.tensor(math.log(10.0)))
         self.caption_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
         self.caption_loss = contrastive_loss()
+        self.adapter = PatchTextAdapter(width, embed_dim, scale=_DENSE_SCALE)
 
     def forward(self, encoded: Encoded, coverage: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Compute the terms; ``loss``, their weighted sum; and ``auroc``, of the largest residuals in the batch.
@@ -111,24 +125,23 @@ class PretrainingObjective(nn.Module):
         own, other = group_residuals(encoded.patches, normals, chosen)
         means, distances = self._prototype_distances(encoded.pooled, chosen)
         named = F.normalize(encoded.pooled[:, [0, -1]].flatten(0, 1), dim=-1)
+        members = labels.shape[1]
+        # What pictures look like must not move the text: prototypes that are alike would serve these terms best.
+        prototypes = encoded.prototypes.detach().repeat_interleave(members, 0)
+        abnormality = self.adapter(encoded.patches.flatten(0, 1), prototypes).unflatten(0, (-1, members))
         terms = {
             "relation": relation_loss(encoded.patches, encoded.descriptors),
-            "patch": patch_loss(self.patch_judge(own), coverage),
+            "patch": patch_loss(_PATCH_JUDGE(own), coverage),
             "image": balanced_bce(
-                self.image_judge(torch.cat([own, other], dim=1).amax(dim=-1)),
+                _IMAGE_JUDGE(torch.cat([own, other], dim=1).amax(dim=-1)),
                 torch.cat([labels, torch.ones_like(other[..., 0], dtype=torch.bool)], dim=1),
             ),
             "category": self._category_loss(encoded.pooled[:, :normals], means[:, :normals]),
-            "distance": balanced_bce(self.distance_judge(distances), labels),
+            "distance": balanced_bce(_DISTANCE_JUDGE(distances), labels),
             "caption": self.caption_loss(named, encoded.captions, self.caption_scale.exp().clamp(max=100)),
-            "state": balanced_bce(
-                class_probability(
-                    encoded.pooled.flatten(0, 1), encoded.prototypes.repeat_interleave(labels.shape[1], 0)
-                )
-                .clamp(1e-4, 1 - 1e-4)
-                .logit(),
-                labels.flatten(),
-            ),
+            "state": balanced_bce(state_logits(encoded.pooled.flatten(0, 1), prototypes), labels.flatten()),
+            "dense": patch_loss(abnormality.clamp(1e-4, 1 - 1e-4).logit(), coverage),
+            "opposite": encoded.prototypes.prod(dim=1).sum(dim=-1).square().mean(),
         }
         loss = sum((self.weights[name] * term for name, term in terms.items()), torch.zeros(()))
         with torch.no_grad():
@@ -193,7 +206,8 @@ def group_residuals(patches: Tensor, normals: int, chosen: Tensor) -> tuple[Tens
 def nearest_similarity(queries: Tensor, references: Tensor, among: Tensor) -> Tensor:
     """Cosine of every query patch with its nearest reference patch, averaged over the blocks.
 
-    The nearest is searched in half precision and without gradients; only its own cosine is differentiated.
+    The nearest is searched without gradients; only its own cosine is differentiated. Not in half precision, for tokens
+    may be alike to the third digit.
 
     Args:
         queries (Tensor): ``(M, L, N, W)``, unit length.
@@ -206,8 +220,8 @@ def nearest_similarity(queries: Tensor, references: Tensor, among: Tensor) -> Te
     members, blocks, patches, width = queries.shape
     pool = references.transpose(0, 1).flatten(1, 2)  # (L, R * N, W)
     with torch.no_grad():
-        flat = queries.transpose(0, 1).flatten(1, 2).bfloat16()
-        similarity = (flat @ pool.bfloat16().mT).view(blocks, members, patches, *among.shape[1:], patches)
+        similarity = queries.transpose(0, 1).flatten(1, 2) @ pool.mT
+        similarity = similarity.view(blocks, members, patches, *among.shape[1:], patches)
         similarity = similarity.masked_fill(~among[None, :, None, :, None], -2)
         index = similarity.flatten(3).argmax(dim=-1).flatten(1)  # (L, M * N)
     nearest = pool.gather(1, index[..., None].expand(-1, -1, width)).view(blocks, members, patches, width)
@@ -236,6 +250,12 @@ def patch_loss(logits: Tensor, coverage: Tensor) -> Tensor:
     anomalous = coverage >= _ANOMALOUS
     clear = anomalous | (coverage == 0)
     return balanced_bce(logits[clear], anomalous[clear])
+
+
+def state_logits(pooled: Tensor, prototypes: Tensor) -> Tensor:
+    """Logits whose sigmoid is :func:`anomalib_inctrl.scoring.class_probability`, of ``(B, D)`` and ``(B, 2, D)``."""
+    normal, anomalous = (F.normalize(pooled, dim=-1)[:, None] * prototypes).sum(dim=-1).unbind(dim=1)
+    return _TEXT_SCALE * (anomalous - normal)
 
 
 def balanced_bce(logits: Tensor, labels: Tensor) -> Tensor:

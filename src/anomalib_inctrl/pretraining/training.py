@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from anomalib_inctrl.pretraining.groups import Groups
 
 
-_JUDGE_FACTOR = 2  # of the learning rate, for scales and thresholds
-
-
 class Pretraining(LightningModule):
     """Trains both towers of the embedded backbone from informed random weights.
 
@@ -29,7 +26,7 @@ class Pretraining(LightningModule):
         steps (int): Number of optimiser steps, over which the learning rate rises and falls.
         seed (int): Seed of the first weights.
         learning_rate (float): The highest one.
-        warmup (int): Steps of its rise.
+        warmup (int): Steps of its rise; a fifth of all at most.
         weight_decay (float): Of the weight matrices.
         weights (dict[str, float] | None): Factors of the objective's terms.
     """
@@ -49,7 +46,7 @@ class Pretraining(LightningModule):
         initialize(self.backbone, torch.Generator().manual_seed(seed))
         self.backbone.requires_grad_(requires_grad=True)
         self.backbone.text.model.logit_scale.requires_grad_(requires_grad=False)  # the objective has its own
-        self.objective = PretrainingObjective(weights)
+        self.objective = PretrainingObjective(self.backbone.width, self.backbone.embed_dim, weights)
 
     def encode(self, batch: Groups) -> Encoded:
         """Run both towers over a batch of groups."""
@@ -85,12 +82,10 @@ class Pretraining(LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW without decay on vectors, warm-up and cosine."""
         rate = self.hparams["learning_rate"]
-        trained = [p for p in self.backbone.parameters() if p.requires_grad]
+        trained = [p for p in self.parameters() if p.requires_grad]
         groups: list[dict[str, Any]] = [
             {"params": [p for p in trained if p.ndim > 1]},
             {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-            # A judge has two numbers, which must keep up with the distances they judge.
-            {"params": list(self.objective.parameters()), "weight_decay": 0.0, "lr": _JUDGE_FACTOR * rate},
         ]
         optimizer = torch.optim.AdamW(
             groups,
@@ -102,7 +97,8 @@ class Pretraining(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _rate(self, step: int) -> float:
-        steps, warmup = self.hparams["steps"], self.hparams["warmup"]
+        steps = self.hparams["steps"]
+        warmup = min(self.hparams["warmup"], steps // 5)
         if step < warmup:
             return (step + 1) / warmup
         done = min((step - warmup) / max(steps - warmup, 1), 1)

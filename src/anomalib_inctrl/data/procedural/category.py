@@ -28,7 +28,7 @@ GLOBAL_KINDS: tuple[str, ...] = tuple(GLOBAL_DAMAGES)
 """Kinds of change to the whole surface or object."""
 
 OTHER = "other_object"
-"""Kind of anomaly: a member of another category of the same family, in the same light."""
+"""Kind of anomaly: a member of another category of the same family, in the same place and light."""
 
 _ATTEMPTS = 4  # at drawing a fault that shows
 _KINDS_TRIED = 8
@@ -83,9 +83,12 @@ class Category:
         return isinstance(self.family, SURFACES)
 
     def draw_kind(self, generator: np.random.Generator) -> str:
-        """Draw a kind of anomaly: mostly local damage, sometimes a structural fault or a change of the whole."""
+        """Draw a kind of anomaly: mostly local damage, sometimes a structural fault or a change of the whole.
+
+        Of a glyph, whose meaning is its shape, the most common anomaly is another glyph.
+        """
         pools = (LOCAL_KINDS, self.family.FAULTS or LOCAL_KINDS, GLOBAL_KINDS if self.is_surface else (OTHER,))
-        pool = pools[generator.choice(3, p=(0.6, 0.2, 0.2))]
+        pool = pools[generator.choice(3, p=(0.3, 0.2, 0.5) if isinstance(self.family, GLYPHS) else (0.6, 0.2, 0.2))]
         return pool[generator.integers(len(pool))]
 
     def draw_normal(self, generator: np.random.Generator, count: int, side: int) -> np.ndarray:
@@ -147,7 +150,7 @@ class Category:
         if kind in self.family.FAULTS:
             return self._draw_fault(generator, kind, side)
         if kind == OTHER and not self.is_surface:
-            other = type(self.family).sample(generator).render(generator, 1, side)
+            other = self.family.sibling(generator).render(generator, 1, side)
             return other.image, (other.inside > 0.5) | (other.inside.max() < 0.5)
         if kind not in self.kinds:
             msg = f"A {self.family.NOUNS[0]} has no anomaly of kind {kind!r}; there are {', '.join(self.kinds)}."

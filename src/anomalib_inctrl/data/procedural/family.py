@@ -41,6 +41,10 @@ class Family(ABC):
     def sample(cls, generator: np.random.Generator) -> Self:
         """Draw the parameters of a new category."""
 
+    def sibling(self, generator: np.random.Generator) -> Self:
+        """Draw another category of the family, as like this one in everything beside the thing itself as can be."""
+        return self.sample(generator)
+
     @abstractmethod
     def render(
         self,

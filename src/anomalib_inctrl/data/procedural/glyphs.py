@@ -243,6 +243,10 @@ class Glyph(Family):
         """Draw one character of free curves."""
         return cls._of(generator, (character(generator, lettered=False),), generator.uniform(0, 0.8))
 
+    def sibling(self, generator: np.random.Generator) -> Self:
+        """Write another word by the same hand in the same ink."""
+        return replace(self, word=self.sample(generator).word)
+
     @classmethod
     def _of(
         cls,

@@ -281,6 +281,10 @@ class Thing(Family):
 
     stage: Stage
 
+    def sibling(self, generator: np.random.Generator) -> Self:
+        """Draw another object of the family that stands in the same place."""
+        return replace(self.sample(generator), stage=self.stage)
+
     def render(
         self,
         generator: np.random.Generator,
