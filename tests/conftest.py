@@ -5,6 +5,8 @@ What tests the formulae takes it untrained, whose weights come from a seed: no n
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
@@ -12,7 +14,9 @@ from anomalib_inctrl.clip import ClipBackbone
 from anomalib_inctrl.models.inctrl.torch_model import InCTRLModel
 from anomalib_inctrl.models.inctrl_v2.torch_model import InCTRLv2Model
 
-torch.set_num_threads(1)  # the models are tiny: threads cost more than they save, above all on a busy machine
+# The models are tiny: threads cost more than they save, above all beside other tests. Processes inherit the variable.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(autouse=True)
