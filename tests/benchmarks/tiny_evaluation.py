@@ -224,14 +224,7 @@ def main() -> None:
                             task.queries[kept],
                             prototypes.get(method.features, torch.empty(0)),
                         )
-                        result = [float(binary_auroc(scores, task.labels[kept]))]
-                        if task.masks is not None and maps is not None:
-                            kept_masks = task.masks[kept].flatten().int()
-                            result.append(
-                                float(binary_auroc(maps.flatten(), kept_masks, thresholds=500))
-                                if maps.min() >= 0 and maps.max() <= 1
-                                else float(binary_auroc(maps.flatten() / maps.max(), kept_masks, thresholds=500))
-                            )
+                        result = areas(task, kept, scores, maps)
                         found[method.name, k_shot, task.name].append(result)
         report(which, found, [m.name for m in compared], options.k_shots, options.each)
 
