@@ -21,12 +21,12 @@ _EPOCH = 50  # steps from one checkpoint to the next
 
 def pretrain(
     output: Path,
-    steps: int = 3000,
+    steps: int = 2600,
     seed: int = 0,
     groups: int = 6,
     normals: int = 4,
     anomalies: int = 3,
-    learning_rate: float = 1.5e-3,
+    learning_rate: float = 1e-3,
     processes: int = 2,
     stop_after: int | None = None,
     weights: dict[str, float] | None = None,

@@ -35,8 +35,8 @@ class Pretraining(LightningModule):
         self,
         steps: int,
         seed: int = 0,
-        learning_rate: float = 1.5e-3,
-        warmup: int = 100,
+        learning_rate: float = 1e-3,
+        warmup: int = 200,
         weight_decay: float = 0.05,
         weights: dict[str, float] | None = None,
     ) -> None:
