@@ -20,7 +20,6 @@ from anomalib_inctrl.pretraining.objective import (
     group_residuals,
     patch_loss,
     relation_loss,
-    state_logits,
 )
 from anomalib_inctrl.scoring import class_probability, nearest_residuals
 
@@ -35,6 +34,7 @@ def encoded():
     return Encoded(
         patches=torch.randn(GROUPS, MEMBERS, BLOCKS, PATCHES, WIDTH, requires_grad=True),
         pooled=torch.randn(GROUPS, MEMBERS, DIM, requires_grad=True),
+        aligned=F.normalize(torch.randn(GROUPS, MEMBERS, PATCHES, DIM, requires_grad=True), dim=-1),
         captions=F.normalize(torch.randn(2 * GROUPS, DIM), dim=-1),
         prototypes=F.normalize(torch.randn(GROUPS, 2, DIM, requires_grad=True), dim=-1),
         descriptors=torch.randn(GROUPS, MEMBERS, PATCHES, 7),
@@ -73,17 +73,19 @@ def test_equal_pictures_have_no_residual():
 
 
 def test_every_term_is_finite_and_reaches_its_features(encoded):
-    terms = PretrainingObjective(WIDTH, DIM)(encoded, torch.rand(GROUPS, MEMBERS, PATCHES), LABELS)
+    terms = PretrainingObjective()(encoded, torch.rand(GROUPS, MEMBERS, PATCHES), LABELS)
     assert terms.keys() == {*PretrainingObjective.WEIGHTS, "auroc", "loss"}
     reached = {
-        **dict.fromkeys(("relation", "patch", "image", "dense"), "patches"),
+        **dict.fromkeys(("relation", "patch", "image"), "patches"),
         **dict.fromkeys(("category", "distance", "state"), "pooled"),
+        "dense": "aligned",
         "opposite": "prototypes",
     }
     for name, features in reached.items():
-        sources = (encoded.patches, encoded.pooled, encoded.prototypes)
+        names = ("patches", "pooled", "aligned", "prototypes")
+        sources = tuple(getattr(encoded, n) for n in names)
         gradients = torch.autograd.grad(terms[name], sources, retain_graph=True, allow_unused=True)
-        found = [n for n, g in zip(("patches", "pooled", "prototypes"), gradients, strict=True) if g is not None]
+        found = [n for n, g in zip(names, gradients, strict=True) if g is not None]
         assert found == [features], name
     expected = sum(PretrainingObjective.WEIGHTS[name] * terms[name] for name in PretrainingObjective.WEIGHTS)
     torch.testing.assert_close(terms["loss"], expected)
@@ -92,12 +94,12 @@ def test_every_term_is_finite_and_reaches_its_features(encoded):
 def test_a_dropped_term_leaves_the_sum_and_an_unknown_one_is_refused(encoded):
     coverage = torch.zeros(GROUPS, MEMBERS, PATCHES)
     torch.manual_seed(2)
-    terms = PretrainingObjective(WIDTH, DIM, dict.fromkeys(PretrainingObjective.WEIGHTS, 0.0) | {"caption": 2.0})(
+    terms = PretrainingObjective(dict.fromkeys(PretrainingObjective.WEIGHTS, 0.0) | {"caption": 2.0})(
         encoded, coverage, LABELS
     )
     torch.testing.assert_close(terms["loss"], 2 * terms["caption"])
     with pytest.raises(ValueError, match="No term is called colour; there are relation, patch"):
-        PretrainingObjective(WIDTH, DIM, {"colour": 1.0})
+        PretrainingObjective({"colour": 1.0})
 
 
 def test_tokens_with_the_geometry_of_the_descriptor_relate_as_it_does():
@@ -142,9 +144,18 @@ def test_judge_turns_its_threshold_into_even_odds():
     torch.testing.assert_close(judge(torch.tensor([0.25, 0.35])), torch.tensor([0.0, 2.0]))
 
 
-def test_state_logits_belong_to_the_text_score():
-    pooled, prototypes = torch.randn(6, DIM), F.normalize(torch.randn(6, 2, DIM), dim=-1)
-    torch.testing.assert_close(state_logits(pooled, prototypes).sigmoid(), class_probability(pooled, prototypes))
+def test_state_and_dense_are_about_the_text_scores_of_the_models(encoded):
+    coverage = torch.randint(2, (GROUPS, MEMBERS, PATCHES)).float()
+    normal = encoded.prototypes[:, :1]  # and an anomalous one not far from it, so that no probability becomes 0 or 1
+    near = F.normalize(normal + 0.02 * torch.randn(GROUPS, 1, DIM), dim=-1)
+    encoded = encoded._replace(prototypes=torch.cat([normal, near], dim=1))
+    terms = PretrainingObjective()(encoded, coverage, LABELS)
+    text_score = torch.stack(
+        [class_probability(*pair) for pair in zip(encoded.pooled, encoded.prototypes, strict=True)]
+    )
+    torch.testing.assert_close(terms["state"], balanced_bce(text_score.double().logit(), LABELS).float())
+    text_map = torch.stack([class_probability(*pair) for pair in zip(encoded.aligned, encoded.prototypes, strict=True)])
+    torch.testing.assert_close(terms["dense"], patch_loss(text_map.double().logit(), coverage).float())
 
 
 def test_prompts_of_both_states_are_opposite_when_orthogonal(encoded):
@@ -152,7 +163,7 @@ def test_prompts_of_both_states_are_opposite_when_orthogonal(encoded):
     apart = encoded._replace(prototypes=torch.eye(DIM)[:2].expand(GROUPS, -1, -1))
     coverage = torch.zeros(GROUPS, MEMBERS, PATCHES)
     for features, expected in ((same, 1.0), (apart, 0.0)):
-        terms = PretrainingObjective(WIDTH, DIM)(features, coverage, LABELS)
+        terms = PretrainingObjective()(features, coverage, LABELS)
         torch.testing.assert_close(terms["opposite"], torch.tensor(expected))
 
 

@@ -1,7 +1,7 @@
 """Two processes train as one does with the same global batch, and one that was killed is gone on with.
 
-Two are compared in double precision: in single precision, batch norm over images as alike as the drawn ones and Adam, which makes full
-steps of gradients that are 0 but for rounding, soon amplify the rounding of sums.
+Two are compared in double precision: in single precision, batch norm over images as alike as the drawn ones and Adam,
+which makes full steps of gradients that are 0 but for rounding, soon amplify the rounding of sums.
 """
 
 from __future__ import annotations

@@ -11,12 +11,10 @@ from torch.nn import functional as F  # noqa: N812 - the customary name
 from torchmetrics.functional.classification import binary_auroc
 
 from anomalib_inctrl.clip import contrastive_loss
-from anomalib_inctrl.models.inctrl_v2.torch_model import PatchTextAdapter
+from anomalib_inctrl.scoring import abnormality_margin
 
 _RELATED = 96  # patches of every group that are compared with each other and with those of other groups
 _KERNEL = 0.5  # mean squared difference of descriptors at which their kernel has fallen to 1/e
-_TEXT_SCALE = 100.0  # of the cosine similarities with text
-_DENSE_SCALE = 20.0  # of the adapter's softmax, milder than at use
 _ANOMALOUS = 0.25  # share of a patch from which it must be found
 
 
@@ -26,6 +24,7 @@ class Encoded(NamedTuple):
     Attributes:
         patches (Tensor): ``(G, M, L, N, W)``, of any length.
         pooled (Tensor): ``(G, M, D)``, of any length.
+        aligned (Tensor): Patches in the joint space, ``(G, M, N, D)``; unit length.
         captions (Tensor): ``(2 * G, D)``, of the first and last picture of every group; unit length.
         prototypes (Tensor): ``(G, 2, D)``, of the normal and the anomalous state; unit length.
         descriptors (Tensor): ``(G, M, N, F)``, see :func:`anomalib_inctrl.pretraining.descriptor.describe`.
@@ -33,6 +32,7 @@ class Encoded(NamedTuple):
 
     patches: Tensor
     pooled: Tensor
+    aligned: Tensor
     captions: Tensor
     prototypes: Tensor
     descriptors: Tensor
@@ -73,14 +73,13 @@ class PretrainingObjective(nn.Module):
     - ``distance``: distance of the image embedding to its group's mean against the label;
     - ``caption``: open_clip's contrastive loss;
     - ``state``: probability of the anomalous prompts, s_a of InCTRL, against the label;
-    - ``dense``: abnormality of every patch by the text, S_a of InCTRLv2, against its share of defect;
+    - ``dense``: the same probability of every patch in the joint space, as DevPrompt reads it, against its share of
+      defect;
     - ``opposite``: how far the prompts of both states are from orthogonal, without which the two before teach nothing.
 
     The references of a query are a random part of its group's other normal pictures, so that any number will do.
 
     Args:
-        width (int): Width ``W`` of the patch tokens.
-        embed_dim (int): Width ``D`` of the joint space.
         weights (dict[str, float] | None): Factors of the terms, by name, instead of :attr:`WEIGHTS`; 0 drops a
             term.
 
@@ -96,11 +95,11 @@ class PretrainingObjective(nn.Module):
         "distance": 0.5,
         "caption": 0.5,
         "state": 0.1,
-        "dense": 0.5,
+        "dense": 0.3,
         "opposite": 1.0,
     }
 
-    def __init__(self, width: int, embed_dim: int, weights: dict[str, float] | None = None) -> None:
+    def __init__(self, weights: dict[str, float] | None = None) -> None:
         super().__init__()
         unknown = (weights or {}).keys() - self.WEIGHTS.keys()
         if unknown:
@@ -110,7 +109,6 @@ class PretrainingObjective(nn.Module):
         self.category_scale = nn.Parameter(torch.tensor(math.log(10.0)))
         self.caption_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
         self.caption_loss = contrastive_loss()
-        self.adapter = PatchTextAdapter(width, embed_dim, scale=_DENSE_SCALE)
 
     def forward(self, encoded: Encoded, coverage: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Compute the terms; ``loss``, their weighted sum; and ``auroc``, of the largest residuals in the batch.
@@ -125,10 +123,9 @@ class PretrainingObjective(nn.Module):
         own, other = group_residuals(encoded.patches, normals, chosen)
         means, distances = self._prototype_distances(encoded.pooled, chosen)
         named = F.normalize(encoded.pooled[:, [0, -1]].flatten(0, 1), dim=-1)
-        members = labels.shape[1]
         # What pictures look like must not move the text: prototypes that are alike would serve these terms best.
-        prototypes = encoded.prototypes.detach().repeat_interleave(members, 0)
-        abnormality = self.adapter(encoded.patches.flatten(0, 1), prototypes).unflatten(0, (-1, members))
+        prototypes = encoded.prototypes.detach()[:, None]
+        pooled = F.normalize(encoded.pooled, dim=-1)
         terms = {
             "relation": relation_loss(encoded.patches, encoded.descriptors),
             "patch": patch_loss(_PATCH_JUDGE(own), coverage),
@@ -139,8 +136,8 @@ class PretrainingObjective(nn.Module):
             "category": self._category_loss(encoded.pooled[:, :normals], means[:, :normals]),
             "distance": balanced_bce(_DISTANCE_JUDGE(distances), labels),
             "caption": self.caption_loss(named, encoded.captions, self.caption_scale.exp().clamp(max=100)),
-            "state": balanced_bce(state_logits(encoded.pooled.flatten(0, 1), prototypes), labels.flatten()),
-            "dense": patch_loss(abnormality.clamp(1e-4, 1 - 1e-4).logit(), coverage),
+            "state": balanced_bce(abnormality_margin(pooled[:, :, None], prototypes).squeeze(-1), labels),
+            "dense": patch_loss(abnormality_margin(encoded.aligned, prototypes), coverage),
             "opposite": encoded.prototypes.prod(dim=1).sum(dim=-1).square().mean(),
         }
         loss = sum((self.weights[name] * term for name, term in terms.items()), torch.zeros(()))
@@ -250,12 +247,6 @@ def patch_loss(logits: Tensor, coverage: Tensor) -> Tensor:
     anomalous = coverage >= _ANOMALOUS
     clear = anomalous | (coverage == 0)
     return balanced_bce(logits[clear], anomalous[clear])
-
-
-def state_logits(pooled: Tensor, prototypes: Tensor) -> Tensor:
-    """Logits whose sigmoid is :func:`anomalib_inctrl.scoring.class_probability`, of ``(B, D)`` and ``(B, 2, D)``."""
-    normal, anomalous = (F.normalize(pooled, dim=-1)[:, None] * prototypes).sum(dim=-1).unbind(dim=1)
-    return _TEXT_SCALE * (anomalous - normal)
 
 
 def balanced_bce(logits: Tensor, labels: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ class Pretraining(LightningModule):
         initialize(self.backbone, torch.Generator().manual_seed(seed))
         self.backbone.requires_grad_(requires_grad=True)
         self.backbone.text.model.logit_scale.requires_grad_(requires_grad=False)  # the objective has its own
-        self.objective = PretrainingObjective(self.backbone.width, self.backbone.embed_dim, weights)
+        self.objective = PretrainingObjective(weights)
 
     def encode(self, batch: Groups) -> Encoded:
         """Run both towers over a batch of groups."""
@@ -54,7 +54,7 @@ class Pretraining(LightningModule):
         pictures = self.backbone.from_pictures(batch.images.flatten(0, 1))
         # The fused attention of CPUs is slower in bfloat16 than products and softmax one by one.
         with sdpa_kernel(SDPBackend.MATH):
-            features = self.backbone.encode_image(pictures)
+            features = self.backbone.encode_aligned(pictures)
         with torch.autocast(self.device.type, enabled=False), torch.no_grad():
             descriptors = describe(pictures, self.backbone.image_size[0] // self.backbone.grid_size[0])
         sentences = self.backbone.encode_sentences([*batch.captions, *batch.states])
@@ -63,6 +63,7 @@ class Pretraining(LightningModule):
         return Encoded(
             patches=features.patches.unflatten(0, (groups, members)),
             pooled=features.pooled.unflatten(0, (groups, members)),
+            aligned=features.aligned.unflatten(0, (groups, members)),
             captions=captions,
             prototypes=torch.nn.functional.normalize(prototypes, dim=-1),
             descriptors=descriptors.unflatten(0, (groups, members)),
