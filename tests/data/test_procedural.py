@@ -13,7 +13,7 @@ from anomalib_inctrl.data import generated
 from anomalib_inctrl.data.procedural import FAMILIES, GLOBAL_KINDS, LOCAL_KINDS, OTHER, Category, name_colour
 from anomalib_inctrl.data.procedural.damage import apply_damage, changed_mask
 from anomalib_inctrl.data.procedural.glyphs import Letter
-from anomalib_inctrl.data.procedural.objects import Gear
+from anomalib_inctrl.data.procedural.objects.manufactured import Gear
 
 SIDE = 64
 SMALL = {"image_size": SIDE, "train_count": 3, "normal_count": 2, "anomalous_count": 4}

@@ -234,6 +234,14 @@ def lattice(u: np.ndarray, v: np.ndarray, kind: str) -> Lattice:
     return Lattice(column.astype(np.int32), row.astype(np.int32), right, down)
 
 
+def hexagon_edge(place: Lattice) -> np.ndarray:
+    """Distance to the border of the hexagon around the nearest place of a hexagonal lattice, 0 to 0.5."""
+    right, down = np.abs(place.right), np.abs(place.down)
+    return (np.float32(0.5) - np.maximum(right, right * np.float32(0.5) + down * np.float32(np.sqrt(0.75)))).astype(
+        np.float32
+    )
+
+
 def grating(phase: np.ndarray, kind: str, duty: float = 0.5) -> np.ndarray:
     """Turn a phase (1 per period) into ridges in ``[0, 1]``.
 
