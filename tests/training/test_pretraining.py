@@ -19,6 +19,8 @@ from anomalib_inctrl.pretraining.objective import (
     choose_references,
     group_residuals,
     patch_loss,
+    patch_ranking_loss,
+    ranking_loss,
     relation_loss,
 )
 from anomalib_inctrl.scoring import class_probability, nearest_residuals
@@ -73,10 +75,10 @@ def test_equal_pictures_have_no_residual():
 
 
 def test_every_term_is_finite_and_reaches_its_features(encoded):
-    terms = PretrainingObjective()(encoded, torch.rand(GROUPS, MEMBERS, PATCHES), LABELS)
+    terms = PretrainingObjective()(encoded, torch.randint(2, (GROUPS, MEMBERS, PATCHES)).float(), LABELS)
     assert terms.keys() == {*PretrainingObjective.WEIGHTS, "auroc", "loss"}
     reached = {
-        **dict.fromkeys(("relation", "patch", "image"), "patches"),
+        **dict.fromkeys(("relation", "patch", "image", "calibration"), "patches"),
         **dict.fromkeys(("category", "distance", "state"), "pooled"),
         "dense": "aligned",
         "opposite": "prototypes",
@@ -129,6 +131,22 @@ def test_patches_that_nobody_can_tell_do_not_count():
     logits = torch.tensor([4.0, -4.0, 50.0, -50.0])
     coverage = torch.tensor([1.0, 0.0, 0.1, math.nan])  # anomalous, normal, hardly touched, unknown
     torch.testing.assert_close(patch_loss(logits, coverage), torch.tensor(math.log1p(math.exp(-4))))
+
+
+def test_ranking_counts_the_pairs_in_the_wrong_order():
+    scores = torch.tensor([[0.1, 0.5, 0.3, 0.9], [0.5, 0.5, 0.5, 0.5]])
+    labels = torch.tensor([[False, False, True, True], [True, False, True, False]])
+    wrong, right = math.log1p(math.exp(4)), [math.log1p(math.exp(-x)) for x in (4, 16, 8)]
+    expected = ((wrong + sum(right)) / 4 + math.log(2)) / 2
+    torch.testing.assert_close(ranking_loss(scores, labels), torch.tensor(expected))
+
+
+def test_patches_are_ranked_within_their_group_and_unclear_ones_are_not():
+    coverage = torch.tensor([[[0.0, 0.1], [1.0, 0.0]], [[0.0, 0.0], [math.nan, math.nan]]])
+    residuals = torch.tensor([[[0.2, 9.0], [0.3, 0.1]], [[5.0, 5.0], [0.0, 0.0]]])
+    expected = (math.log1p(math.exp(-2)) + math.log1p(math.exp(-4))) / 2  # 0.3 over 0.2 and over 0.1
+    torch.testing.assert_close(patch_ranking_loss(residuals, coverage), torch.tensor(expected))
+    assert patch_ranking_loss(residuals, torch.zeros_like(coverage)) == 0
 
 
 def test_both_labels_weigh_the_same_however_rare():

@@ -21,7 +21,7 @@ _EPOCH = 50  # steps from one checkpoint to the next
 
 def pretrain(
     output: Path,
-    steps: int = 2500,
+    steps: int = 2200,
     seed: int = 0,
     groups: int = 6,
     normals: int = 4,

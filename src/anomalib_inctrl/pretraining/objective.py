@@ -15,6 +15,7 @@ from anomalib_inctrl.scoring import abnormality_margin
 
 _RELATED = 96  # patches of every group that are compared with each other and with those of other groups
 _KERNEL = 0.5  # mean squared difference of descriptors at which their kernel has fallen to 1/e
+_RANKING_SCALE = 20.0  # of differences of residuals
 _ANOMALOUS = 0.25  # share of a patch from which it must be found
 
 
@@ -57,18 +58,19 @@ class Judge(NamedTuple):
         return self.scale * (distance - self.threshold)
 
 
-_PATCH_JUDGE = Judge(20.0, 0.1)
 _IMAGE_JUDGE = Judge(20.0, 0.2)
 _DISTANCE_JUDGE = Judge(20.0, 0.1)
 
 
 class PretrainingObjective(nn.Module):
-    """Sum of nine terms, most over pictures that are queries of their own or another group's normal pictures.
+    """Sum of ten terms, most over pictures that are queries of their own or another group's normal pictures.
 
     - ``relation``: similarities of patches among each other against those of a classic descriptor, which sets the
       backbone on its way (relational distillation, arXiv 1904.05068);
-    - ``patch``: residual of every patch to its nearest reference patch against its share of defect;
-    - ``image``: largest residual of a picture against its label, other categories counting as anomalous;
+    - ``patch``: residuals of anomalous patches to their nearest reference patches above those of normal ones;
+    - ``image``: largest residuals of anomalous pictures above those of normal ones;
+    - ``calibration``: largest residuals against the labels by one threshold for all categories, pictures of another
+      category counting as anomalous;
     - ``category``: nearest prototype among the batch's categories (prototypical networks, arXiv 1703.05175);
     - ``distance``: distance of the image embedding to its group's mean against the label;
     - ``caption``: open_clip's contrastive loss;
@@ -76,6 +78,9 @@ class PretrainingObjective(nn.Module):
     - ``dense``: the same probability of every patch in the joint space, as DevPrompt reads it, against its share of
       defect;
     - ``opposite``: how far the prompts of both states are from orthogonal, without which the two before teach nothing.
+
+    Patches and pictures are ranked within their category, as they are when a model is used: to find one threshold for
+    all categories is a task of its own, which would take up most of a small tower's attention.
 
     The references of a query are a random part of its group's other normal pictures, so that any number will do.
 
@@ -91,6 +96,7 @@ class PretrainingObjective(nn.Module):
         "relation": 5.0,
         "patch": 3.0,
         "image": 2.0,
+        "calibration": 0.5,
         "category": 1.0,
         "distance": 0.5,
         "caption": 0.5,
@@ -128,8 +134,9 @@ class PretrainingObjective(nn.Module):
         pooled = F.normalize(encoded.pooled, dim=-1)
         terms = {
             "relation": relation_loss(encoded.patches, encoded.descriptors),
-            "patch": patch_loss(_PATCH_JUDGE(own), coverage),
-            "image": balanced_bce(
+            "patch": patch_ranking_loss(own, coverage),
+            "image": ranking_loss(own.amax(dim=-1), labels),
+            "calibration": balanced_bce(
                 _IMAGE_JUDGE(torch.cat([own, other], dim=1).amax(dim=-1)),
                 torch.cat([labels, torch.ones_like(other[..., 0], dtype=torch.bool)], dim=1),
             ),
@@ -247,6 +254,32 @@ def patch_loss(logits: Tensor, coverage: Tensor) -> Tensor:
     anomalous = coverage >= _ANOMALOUS
     clear = anomalous | (coverage == 0)
     return balanced_bce(logits[clear], anomalous[clear])
+
+
+def patch_ranking_loss(residuals: Tensor, coverage: Tensor) -> Tensor:
+    """Ranking loss of patches that are clearly anomalous or entirely normal within every group.
+
+    Args:
+        residuals (Tensor): ``(G, M, N)``.
+        coverage (Tensor): ``(G, M, N)``, see :class:`anomalib_inctrl.pretraining.groups.Groups`.
+    """
+    anomalous = (coverage >= _ANOMALOUS).flatten(1)
+    clear = anomalous | (coverage == 0).flatten(1)
+    groups = zip(residuals.flatten(1), anomalous, clear, strict=True)
+    losses = [ranking_loss(r[c][None], a[c][None]) for r, a, c in groups if a.any() and (c & ~a).any()]
+    return torch.stack(losses).mean() if losses else residuals.sum() * 0
+
+
+def ranking_loss(scores: Tensor, labels: Tensor) -> Tensor:
+    """Logistic loss of the differences between anomalous and normal members of a group, which AUROC counts.
+
+    Args:
+        scores (Tensor): ``(G, M)``.
+        labels (Tensor): ``(G, M)``, ``bool``; as many in every group.
+    """
+    groups = len(scores)
+    anomalous, normal = (scores[chosen].view(groups, -1) for chosen in (labels, ~labels))
+    return F.softplus(_RANKING_SCALE * (normal[:, None] - anomalous[..., None])).mean()
 
 
 def balanced_bce(logits: Tensor, labels: Tensor) -> Tensor:
