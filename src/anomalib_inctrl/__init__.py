@@ -10,19 +10,33 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from anomalib_inctrl.data import AuxiliaryData, DemoAD, ProceduralAD
-    from anomalib_inctrl.models import DevPrompt, InCTRL, InCTRLv2
+    from anomalib_inctrl.models import ClipZeroShot, CoOp, DevPrompt, InCTRL, InCTRLv2, Spade
 
 __version__ = "0.1.0.dev0"
 
-__all__ = ["AuxiliaryData", "DemoAD", "DevPrompt", "InCTRL", "InCTRLv2", "ProceduralAD", "__version__"]
+__all__ = [
+    "AuxiliaryData",
+    "ClipZeroShot",
+    "CoOp",
+    "DemoAD",
+    "DevPrompt",
+    "InCTRL",
+    "InCTRLv2",
+    "ProceduralAD",
+    "Spade",
+    "__version__",
+]
 
 _HOME = {
     "AuxiliaryData": "anomalib_inctrl.data",
+    "ClipZeroShot": "anomalib_inctrl.models",
+    "CoOp": "anomalib_inctrl.models",
     "DemoAD": "anomalib_inctrl.data",
     "DevPrompt": "anomalib_inctrl.models",
     "InCTRL": "anomalib_inctrl.models",
     "InCTRLv2": "anomalib_inctrl.models",
     "ProceduralAD": "anomalib_inctrl.data",
+    "Spade": "anomalib_inctrl.models",
 }
 
 
