@@ -25,7 +25,9 @@ import pytest
 
 PROJECT = Path(__file__).resolve().parents[2]
 MODELS = ["ClipZeroShot", "CoOp", "DevPrompt", "InCTRL", "InCTRLv2", "Spade"]
-DATA = ["AuxiliaryData", "DemoAD", "ProceduralAD"]
+DATA = [
+    "Aitex", "AuxiliaryData", "BrainMRI", "Cifar10", "DemoAD", "Elpv", "HeadCT", "KolektorSDD", "Mnist", "ProceduralAD",
+]  # fmt: skip
 REGISTERED = MODELS + DATA
 HOOK_FILES = {"_anomalib_inctrl_hook.py", "anomalib_inctrl.pth", "anomalib_inctrl.start"}
 

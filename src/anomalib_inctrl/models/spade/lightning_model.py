@@ -140,7 +140,7 @@ class Spade(AnomalibModule):
     def training_step(self, batch: Batch, *args: Any, **kwargs: Any) -> Tensor:
         """Remember a batch; the loss is there for Lightning alone."""
         del args, kwargs
-        self.model.remember(batch.image)
+        self.model.remember(torch.as_tensor(batch.image))
         return torch.tensor(0.0, requires_grad=True, device=self.device)
 
     def on_validation_start(self) -> None:
