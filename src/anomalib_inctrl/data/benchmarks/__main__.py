@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
+from typing import Any
 
-from jsonargparse import CLI
+from jsonargparse import auto_cli
 
 from anomalib_inctrl.data.benchmarks import DATA_MODULES
 
@@ -24,7 +25,8 @@ def prepare(name: str, source: Path | None = None, root: Path | None = None, str
     if name.casefold() not in kinds:
         sys.exit(f"There is no benchmark {name!r}; there are {', '.join(DATA_MODULES)}.")
     module = kinds[name.casefold()]
-    datamodule = module(**({"root": root} if root is not None else {}))
+    options: dict[str, Any] = {} if root is None else {"root": root}
+    datamodule = module(**options)
     try:
         written = module.benchmark.prepare(source, datamodule.root, strict=strict)
     except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
@@ -41,4 +43,4 @@ def show() -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    CLI({"prepare": prepare, "list": show})
+    auto_cli({"prepare": prepare, "list": show})

@@ -57,15 +57,28 @@ class _Strips(NamedTuple):
 
 
 def _find(folders: Sequence[Path]) -> _Strips | None:
-    """Strips and masks, the innermost folder of each name if archives have put one into another of that name."""
-    good, bad, mask = (folders_named(folders, n) for n in ("NODefect_images", "Defect_images", "Mask_images"))
-    if not (good and bad and mask):
+    """Strips and masks; the former without defects lie in a folder for every fabric."""
+    places = [_innermost(folders, name) for name in ("NODefect_images", "Defect_images", "Mask_images")]
+    found = [place for place in places if place is not None]
+    if len(found) < len(places):
         return None
-    normal = [file for folder in sorted(p for p in good[-1].iterdir() if p.is_dir()) for file in images_in(folder)]
+    good, bad, mask = found
+    fabrics = sorted(path for path in good.iterdir() if path.is_dir() and not path.name.startswith("."))
     masks: dict[str, list[Path]] = {}
-    for file in images_in(mask[-1]):
+    for file in images_in(mask):
         masks.setdefault(file.stem.partition("_mask")[0], []).append(file)
-    return _Strips([*images_in(good[-1]), *normal], images_in(bad[-1]), masks)
+    return _Strips([file for folder in (good, *fabrics) for file in images_in(folder)], images_in(bad), masks)
+
+
+def _innermost(folders: Sequence[Path], name: str) -> Path | None:
+    """Folder of a name; some archives put it into another of the same name."""
+    found = folders_named(folders, name)
+    if not found:
+        return None
+    folder = found[0]
+    while (folder / folder.name).is_dir():
+        folder = folder / folder.name
+    return folder
 
 
 def _read(file: Path) -> np.ndarray:
@@ -147,7 +160,7 @@ BENCHMARK = Benchmark(
     name="Aitex",
     place="https://www.aitex.es/afid/",
     files="Defect_images.7z, NODefect_images.7z and Mask_images.7z, or folders of these names",
-    licence="none stated, for research",
+    licence="see there",
     write=_write,
     published={"train normal": 1692, "test normal": 564, "test anomalous": 183},
 )

@@ -67,14 +67,13 @@ def unpack(archive: Path, target: Path) -> None:
         elif name.endswith(ARCHIVES):
             with tarfile.open(archive) as tar:
                 entries = tar.getmembers()
-                _write(
-                    archive, target, [_member_of_tar(entry) for entry in entries], lambda i: _content(tar, entries[i])
-                )
+                members = [_member_of_tar(entry) for entry in entries]
+                _write(archive, target, members, lambda i: _content(tar, entries[i]))
         else:
             msg = f"{archive} is no archive of a known kind: {', '.join(ARCHIVES)}."
             raise ValueError(msg)
     except _DAMAGE as error:
-        msg = f"{archive} can't be unpacked: {type(error).__name__}: {error}. Download it again."
+        msg = f"{archive} can't be unpacked: {type(error).__name__}: {' '.join(str(error).split())}. Download it again."
         raise ValueError(msg) from error
 
 
@@ -156,7 +155,7 @@ def _unpack_7z(archive: Path, target: Path) -> None:
                 for f, ok in zip(file.files, plain, strict=True)
             ]
             _check(archive, target, members)
-            file.extractall(target)
+            file.extractall(target)  # noqa: S202 - every entry was checked
     except py7zr.exceptions.ArchiveError as error:
         msg = f"{archive} can't be unpacked: {type(error).__name__}: {error}. Download it again."
         raise ValueError(msg) from error

@@ -1,6 +1,7 @@
 """BrainMRI: slices of magnetic resonance images of the head, with or without a tumour.
 
-Chakrabarty's collection on Kaggle; 98 normal and 155 anomalous images of many sizes. A quarter of the normal ones tests.
+Chakrabarty's collection on Kaggle; 98 normal and 155 anomalous images of many sizes. A quarter of the normal
+ones tests.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ BENCHMARK = Benchmark(
     name="BrainMRI",
     place="https://www.kaggle.com/datasets/navoneel/brain-mri-images-for-brain-tumor-detection",
     files="the archive, or its folders no (98 images) and yes (155 images)",
-    licence="none stated",
+    licence="see there",
     write=_write,
     published={"train normal": 73, "test normal": 25, "test anomalous": 155},
 )

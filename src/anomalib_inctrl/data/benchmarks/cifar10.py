@@ -80,7 +80,7 @@ BENCHMARK = Benchmark(
     name="Cifar10",
     place="https://www.cs.toronto.edu/~kriz/cifar.html or torchvision.datasets.CIFAR10(root, download=True)",
     files="cifar-10-python.tar.gz, or its folder cifar-10-batches-py",
-    licence="none stated",
+    licence="see there",
     write=_write,
 )
 

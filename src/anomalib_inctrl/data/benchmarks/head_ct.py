@@ -70,7 +70,7 @@ BENCHMARK = Benchmark(
     name="HeadCT",
     place="https://www.kaggle.com/datasets/felipekitamura/head-ct-hemorrhage",
     files="the archive, or a folder with labels.csv and head_ct.zip or the images 000.png to 199.png",
-    licence="CC0",
+    licence="see there",
     write=_write,
     published={"train normal": 75, "test normal": 25, "test anomalous": 100},
 )

@@ -8,6 +8,7 @@ anomalous, and tests with a quarter of the others. Figures of one are not figure
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -56,7 +57,7 @@ def _thirds(file: Path, mask_file: Path) -> list[_Third]:
     edges = [pixels.shape[0] * i // 3 for i in range(4)]
     return [
         _Third(f"{file.parent.name}_{file.stem}_{i}", pixels[top:bottom], mask[top:bottom])
-        for i, (top, bottom) in enumerate(zip(edges, edges[1:], strict=False))
+        for i, (top, bottom) in enumerate(pairwise(edges))
     ]
 
 

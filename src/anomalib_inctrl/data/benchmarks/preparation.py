@@ -122,7 +122,7 @@ class Benchmark:
 
     def _missing(self, reason: str) -> str:
         return (
-            f"{self.name}: {reason} Download it from {self.place} (licence: {self.licence}); expected are {self.files}. "
+            f"{self.name}: {reason} Download it from {self.place} (licence: {self.licence}). Expected: {self.files}. "
             f"Then run: python -m anomalib_inctrl.data.benchmarks prepare {self.name} --source DOWNLOAD --root ROOT"
         )
 
