@@ -57,7 +57,7 @@ def make_elpv(folder: Path) -> Path:
 
 
 def make_aitex(folder: Path) -> Path:
-    """Strips of 16 x 64: three whole ones of two fabrics, and defective ones with all peculiarities of the real masks."""
+    """Strips of 16 x 64: three whole ones of two fabrics, and defective ones with all that is odd in the real ones."""
     for index, fabric in enumerate(("2306881-210020u", "2306881-210020u", "2608691-202020u")):
         write(folder / f"NODefect_images/{fabric}/{index:04}_000_0{index}.png", picture(index, (16, 64)))
     marks = {"0001_002_00": [(5, 8)], "0044_019_04": [(0, 4), (30, 34)], "0106_010_03": [], "0094_027_05": [(50, 55)]}
