@@ -9,20 +9,59 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from anomalib_inctrl.data import AuxiliaryData, DemoAD, ProceduralAD
-    from anomalib_inctrl.models import DevPrompt, InCTRL, InCTRLv2
+    from anomalib_inctrl.data import (
+        Aitex,
+        AuxiliaryData,
+        BrainMRI,
+        Cifar10,
+        DemoAD,
+        Elpv,
+        HeadCT,
+        KolektorSDD,
+        Mnist,
+        ProceduralAD,
+    )
+    from anomalib_inctrl.models import ClipZeroShot, CoOp, DevPrompt, InCTRL, InCTRLv2, Spade
 
 __version__ = "0.1.0.dev0"
 
-__all__ = ["AuxiliaryData", "DemoAD", "DevPrompt", "InCTRL", "InCTRLv2", "ProceduralAD", "__version__"]
+__all__ = [
+    "Aitex",
+    "AuxiliaryData",
+    "BrainMRI",
+    "Cifar10",
+    "ClipZeroShot",
+    "CoOp",
+    "DemoAD",
+    "DevPrompt",
+    "Elpv",
+    "HeadCT",
+    "InCTRL",
+    "InCTRLv2",
+    "KolektorSDD",
+    "Mnist",
+    "ProceduralAD",
+    "Spade",
+    "__version__",
+]
 
 _HOME = {
+    "Aitex": "anomalib_inctrl.data",
     "AuxiliaryData": "anomalib_inctrl.data",
+    "BrainMRI": "anomalib_inctrl.data",
+    "Cifar10": "anomalib_inctrl.data",
+    "ClipZeroShot": "anomalib_inctrl.models",
+    "CoOp": "anomalib_inctrl.models",
     "DemoAD": "anomalib_inctrl.data",
     "DevPrompt": "anomalib_inctrl.models",
+    "Elpv": "anomalib_inctrl.data",
+    "HeadCT": "anomalib_inctrl.data",
     "InCTRL": "anomalib_inctrl.models",
     "InCTRLv2": "anomalib_inctrl.models",
+    "KolektorSDD": "anomalib_inctrl.data",
+    "Mnist": "anomalib_inctrl.data",
     "ProceduralAD": "anomalib_inctrl.data",
+    "Spade": "anomalib_inctrl.models",
 }
 
 

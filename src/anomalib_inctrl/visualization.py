@@ -33,6 +33,7 @@ _MAPS = {
     "patch_residuals": ("patch residual M_x", None),
     "discriminative_map": ("discriminative M_p", "discriminative"),
     "one_class_map": ("one-class M_n", "one_class"),
+    "patch_text_map": ("text probability of patches", None),
 }
 # Explanation field -> label and the value its own colour scale ends at, for maps in other units.
 _OTHER_MAPS = {"text_map": ("text probability", 1.0), "deviation": ("deviation in sigma", 10.0)}

@@ -24,7 +24,11 @@ from zipfile import ZipFile
 import pytest
 
 PROJECT = Path(__file__).resolve().parents[2]
-REGISTERED = ["DevPrompt", "InCTRL", "InCTRLv2", "AuxiliaryData", "DemoAD", "ProceduralAD"]
+MODELS = ["ClipZeroShot", "CoOp", "DevPrompt", "InCTRL", "InCTRLv2", "Spade"]
+DATA = [
+    "Aitex", "AuxiliaryData", "BrainMRI", "Cifar10", "DemoAD", "Elpv", "HeadCT", "KolektorSDD", "Mnist", "ProceduralAD",
+]  # fmt: skip
+REGISTERED = MODELS + DATA
 HOOK_FILES = {"_anomalib_inctrl_hook.py", "anomalib_inctrl.pth", "anomalib_inctrl.start"}
 
 
@@ -95,7 +99,9 @@ def installed(request):
     return request.getfixturevalue(f"{request.param}_environment")
 
 
-QUESTIONS = """
+QUESTIONS = (
+    f"MODELS, DATA = {MODELS}, {DATA}\n"
+    + """
 import importlib, inspect, json, os, pickle, pkgutil, sys, warnings
 
 def forget():
@@ -108,8 +114,7 @@ def forget():
 
 def registered():
     import anomalib.data, anomalib.models
-    models, data = ("DevPrompt", "InCTRL", "InCTRLv2"), ("AuxiliaryData", "DemoAD", "ProceduralAD")
-    names = {anomalib.models: models, anomalib.data: data}
+    names = {anomalib.models: MODELS, anomalib.data: DATA}
     return [name for module, group in names.items() for name in group if hasattr(module, name)]
 
 answers = {"before": sorted({"anomalib", "torch", "anomalib_inctrl"} & sys.modules.keys())}
@@ -124,19 +129,20 @@ import _anomalib_inctrl_hook, anomalib_inctrl
 answers["hook_file"] = _anomalib_inctrl_hook.__file__
 answers["package_file"] = anomalib_inctrl.__file__
 answers["same_classes"] = [
-    anomalib.models.DevPrompt is anomalib_inctrl.DevPrompt,
-    anomalib.models.InCTRL is anomalib_inctrl.InCTRL,
-    anomalib.models.InCTRLv2 is anomalib_inctrl.InCTRLv2,
-    anomalib.data.AuxiliaryData is anomalib_inctrl.AuxiliaryData,
-    anomalib.data.DemoAD is anomalib_inctrl.DemoAD,
-    anomalib.data.ProceduralAD is anomalib_inctrl.ProceduralAD,
+    getattr(home, name) is getattr(anomalib_inctrl, name)
+    for home, names in ((anomalib.models, MODELS), (anomalib.data, DATA))
+    for name in names
 ]
 answers["public"] = dir(anomalib_inctrl)
-answers["listed"] = sorted(list_models() & {"dev_prompt", "in_c_t_r_l", "in_c_t_r_lv2", "padim"})
+listed = {"clip_zero_shot", "co_op", "dev_prompt", "in_c_t_r_l", "in_c_t_r_lv2", "padim", "spade"}
+answers["listed"] = sorted(list_models() & listed)
 tiny = {"backbone": "inctrl-tiny"}
 answers["models"] = {
     spelling: type(get_model(spelling, **tiny)).__name__
-    for spelling in ("DevPrompt", "dev_prompt", "InCTRL", "InCTRLv2", "inctrl_v2", "inctrl")
+    for spelling in (
+        "DevPrompt", "dev_prompt", "InCTRL", "InCTRLv2", "inctrl_v2", "inctrl",
+        "Spade", "ClipZeroShot", "clip_zero_shot", "coop"
+    )
 }
 for path in ("InCTRLv2", "anomalib.models.InCTRLv2", "anomalib_inctrl.InCTRLv2"):
     answers["models"]["class_path " + path] = type(get_model({"class_path": path, "init_args": tiny})).__name__
@@ -172,6 +178,7 @@ answers["opt_out"] = registered() + sorted({"anomalib_inctrl"} & sys.modules.key
 answers["opt_out_by_hand"] = [importlib.import_module("anomalib_inctrl").InCTRL.__name__, *registered()]
 print("\\n" + json.dumps(answers))
 """
+)
 
 
 @pytest.mark.slow
@@ -187,9 +194,11 @@ def test_everything_anomalib_offers_finds_the_plugin(installed, request):
     assert from_wheel == (request.node.callspec.params["installed"] == "wheel")
     assert from_wheel or Path(answers["package_file"]).is_relative_to(PROJECT / "src")
 
-    assert answers["same_classes"] == [True] * 6
+    assert answers["same_classes"] == [True] * len(REGISTERED)
     assert answers["public"] == sorted([*REGISTERED, "__version__"])
-    assert answers["listed"] == ["dev_prompt", "in_c_t_r_l", "in_c_t_r_lv2", "padim"]
+    assert answers["listed"] == [
+        "clip_zero_shot", "co_op", "dev_prompt", "in_c_t_r_l", "in_c_t_r_lv2", "padim", "spade",
+    ]  # fmt: skip
     assert answers["models"] == {
         "DevPrompt": "DevPrompt",
         "dev_prompt": "DevPrompt",
@@ -197,6 +206,10 @@ def test_everything_anomalib_offers_finds_the_plugin(installed, request):
         "InCTRLv2": "InCTRLv2",
         "inctrl_v2": "InCTRLv2",
         "inctrl": "InCTRL",
+        "Spade": "Spade",
+        "ClipZeroShot": "ClipZeroShot",
+        "clip_zero_shot": "ClipZeroShot",
+        "coop": "CoOp",
         "class_path InCTRLv2": "InCTRLv2",
         "class_path anomalib.models.InCTRLv2": "InCTRLv2",
         "class_path anomalib_inctrl.InCTRLv2": "InCTRLv2",
@@ -216,12 +229,7 @@ def test_everything_anomalib_offers_finds_the_plugin(installed, request):
     assert others == {}  # and no warning
 
     assert answers["opt_out"] == []
-    assert answers["opt_out_by_hand"][:4] == [
-        "InCTRL",
-        "DevPrompt",
-        "InCTRL",
-        "InCTRLv2",
-    ]  # what is imported by hand registers
+    assert answers["opt_out_by_hand"][: 1 + len(MODELS)] == ["InCTRL", *MODELS]  # what is imported by hand registers
 
 
 @pytest.mark.slow

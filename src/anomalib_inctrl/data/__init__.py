@@ -1,12 +1,24 @@
-"""Data modules of the plugin: real photographs with generated defects, pictures drawn by rule, pooled categories."""
+"""Data modules of the plugin: photographs with generated defects, drawn pictures, benchmarks, pooled categories."""
 
 import anomalib.data
 
 from anomalib_inctrl.data.auxiliary import AuxiliaryData
+from anomalib_inctrl.data.benchmarks import Aitex, BrainMRI, Cifar10, Elpv, HeadCT, KolektorSDD, Mnist
 from anomalib_inctrl.data.demo import DemoAD
 from anomalib_inctrl.data.generated import ProceduralAD
 
-__all__ = ["AuxiliaryData", "DemoAD", "ProceduralAD"]
+__all__ = [
+    "Aitex",
+    "AuxiliaryData",
+    "BrainMRI",
+    "Cifar10",
+    "DemoAD",
+    "Elpv",
+    "HeadCT",
+    "KolektorSDD",
+    "Mnist",
+    "ProceduralAD",
+]
 
 
 def _register() -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import glob
 import json
+import os
+import platform
+import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +43,37 @@ def ensure_folder(
     if folder.exists():
         _check_folder(folder, settings, metadata)
         return False
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
+    with temporary_beside(folder) as temporary:
         written = Path(temporary, folder.name)
         extra = write(written) | {"files": _count_images(written)}
         (written / metadata).write_text(json.dumps(settings | extra, indent=2) + "\n", encoding="utf-8")
         return _put_into_place(written, folder, settings, metadata)
+
+
+@contextmanager
+def temporary_beside(folder: Path) -> Iterator[Path]:
+    """Make a hidden folder on the same disk for the time of a preparation, after removing what killed ones left."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    owner = f".{folder.name}-{platform.node()}"
+    for left in folder.parent.glob(f"{glob.escape(owner)}-*"):
+        name, pid, _ = left.name.rsplit("-", 2)
+        if name == owner and pid.isdigit() and not _is_running(int(pid)):
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f"{owner}-{os.getpid()}-", dir=folder.parent) as temporary:
+        yield Path(temporary)
+
+
+def _is_running(pid: int) -> bool:
+    """Whether this machine has such a process; where that can't be asked, it is taken to have."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def save_image(pixels: np.ndarray, path: Path) -> None:

@@ -2,16 +2,19 @@
 
 import anomalib.models
 
+from anomalib_inctrl.models.clip_zero_shot import ClipZeroShot
+from anomalib_inctrl.models.coop import CoOp
 from anomalib_inctrl.models.dev_prompt import DevPrompt
 from anomalib_inctrl.models.inctrl import InCTRL
 from anomalib_inctrl.models.inctrl_v2 import InCTRLv2
+from anomalib_inctrl.models.spade import Spade
 
-__all__ = ["DevPrompt", "InCTRL", "InCTRLv2"]
+__all__ = ["ClipZeroShot", "CoOp", "DevPrompt", "InCTRL", "InCTRLv2", "Spade"]
 
 
 def _register() -> None:
     """Make the models attributes of ``anomalib.models``, and their module one that ``get_model`` accepts."""
-    for model in (InCTRL, InCTRLv2, DevPrompt):
+    for model in (InCTRL, InCTRLv2, DevPrompt, Spade, ClipZeroShot, CoOp):
         if not hasattr(anomalib.models, model.__name__):
             setattr(anomalib.models, model.__name__, model)
     anomalib.models.ALLOWED_MODULES.update({"anomalib_inctrl", "anomalib_inctrl.models"})
