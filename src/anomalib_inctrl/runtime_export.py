@@ -281,11 +281,12 @@ def save_bank(model: InContextMixin, path: str | Path, class_name: str | None = 
         class_name=class_name,
         names=tuple(names) if len(names) == count else tuple(f"image {i}" for i in range(count)),
     )
-    distances = [
-        nearest_distances(_numpy(query.pooled), _numpy(context.pooled))
-        for query, context in torch_model.left_out(class_name)
-    ]
-    limit = upper_limit(np.concatenate(distances))
+    if count == 1:
+        turned, _ = next(torch_model.left_out(class_name))
+        distances = nearest_distances(_numpy(turned.pooled), bank.pooled)
+    else:
+        distances = bank.distances_left_out()
+    limit = upper_limit(distances)
     return replace(bank, statistics=standard_parts(model)[1].statistics, routing_limit=limit).save(Path(path))
 
 

@@ -112,6 +112,11 @@ class Bank:
         """Patch tokens of a reference, ``(L, N, W)``."""
         return self.patches[:, self.origins == index]
 
+    def distances_left_out(self) -> np.ndarray:
+        """Distance of every reference to the nearest other one by image embedding, ``(K,)``, for two or more."""
+        others = [np.delete(self.pooled, i, axis=0) for i in range(self.count)]
+        return np.concatenate([nearest_distances(self.pooled[i : i + 1], other) for i, other in enumerate(others)])
+
     def reduce(self, share: float) -> Bank:
         """Keep a share of the reference patches, above 0 up to 1: those that lie near all the others."""
         if not 0 < share <= 1:

@@ -327,21 +327,18 @@ class InContextDetector:
         if bank.count == 1:
             logger.warning("Calibrated from mirror images of a single reference: take the threshold with care.")
             picture = bank.pictures.astype(np.float32) / 255
-            turned = [np.flip(picture, axes) for axes in MIRRORS]
-            pairs = [(self.encode(np.ascontiguousarray(np.concatenate(turned))), bank)]
+            turned = self.encode(np.concatenate([np.flip(picture, axes) for axes in MIRRORS]))
+            pairs = iter([(turned, bank)])
+            distances = nearest_distances(turned.pooled, bank.pooled)
         else:
-            pairs = [
+            pairs = (
                 (Features(queries.patches_of(i)[None].astype(np.float32), bank.pooled[i : i + 1]), bank.without(i))
                 for i in range(bank.count)
-            ]
+            )
+            distances = bank.distances_left_out()
         outputs = [self._score(query, replace(others, statistics=UNKNOWN)) for query, others in pairs]
         scores, maps = (np.concatenate([output[name] for output in outputs]) for name in ("pred_score", "anomaly_map"))
-        distances = [nearest_distances(query.pooled, others.pooled) for query, others in pairs]
-        return replace(
-            bank,
-            statistics=statistics_of_normals(scores, maps),
-            routing_limit=upper_limit(np.concatenate(distances)),
-        )
+        return replace(bank, statistics=statistics_of_normals(scores, maps), routing_limit=upper_limit(distances))
 
     # -------------------------------------------------------------------------------------------------------- names
     def _path_of(self, category: str) -> Path:
