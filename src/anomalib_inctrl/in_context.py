@@ -142,6 +142,9 @@ class InContextModel(nn.Module, ABC):
     """What the file of heads embedded with ``inctrl-tiny`` is called."""
 
     BRANCHES: ClassVar[dict[str, tuple[str, ...]]]
+    SWAPPABLE: ClassVar[bool] = True
+    """Whether a score depends on references through their features alone, so that others can take their place."""
+
     branch_flags: Tensor
 
     def __init__(self, backbone: ClipBackbone, branches: Iterable[str] = ()) -> None:

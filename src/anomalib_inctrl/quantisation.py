@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+import numpy as np
 
-    import numpy as np
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_MOST_IMAGES = 300  # nncf's own default
+
+
+class DatasetImages(Sequence):
+    """Images of an anomalib data set, read when asked for, so that memory holds one.
+
+    Args:
+        dataset (AnomalibDataset): If it has more than 300 images, 300 spread evenly over it count.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self._dataset = dataset
+        count = len(dataset)
+        self._rows = np.linspace(0, count - 1, min(count, _MOST_IMAGES)).round().astype(int).tolist()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Read an image, ``(3, H, W)`` float32 in ``[0, 1]``."""
+        return self._dataset[self._rows[index]].image.numpy()
 
 
 def quantise_encoder(graph: Any, images: Sequence[np.ndarray]) -> Any:
@@ -29,12 +52,12 @@ def quantise_encoder(graph: Any, images: Sequence[np.ndarray]) -> Any:
     """
     import nncf
 
-    if not images:
+    if len(images) == 0:
         msg = "INT8 takes typical images to learn the range of activations from: give some dozens of them."
         raise ValueError(msg)
     return nncf.quantize(
         graph,
-        nncf.Dataset([image[None] for image in images]),
+        nncf.Dataset(images, lambda image: image[None]),
         model_type=nncf.ModelType.TRANSFORMER,
         subset_size=len(images),
         ignored_scope=nncf.IgnoredScope(names=before_patch_embedding(graph), validate=False),
@@ -51,3 +74,36 @@ def before_patch_embedding(graph: Any) -> list[str]:
             found.add(node.get_friendly_name())
             pending += [value.get_node() for value in node.input_values()]
     return sorted(found)
+
+
+def join(encoder: Any, scorer: Any, constants: Mapping[str, np.ndarray]) -> Any:
+    """Make one graph of an encoder and a scorer, in the form of anomalib's exports.
+
+    Args:
+        encoder (openvino.Model): From ``images`` to features.
+        scorer (openvino.Model): From features and a bank to scores and maps.
+        constants (Mapping[str, np.ndarray]): The scorer's other inputs.
+
+    Returns:
+        openvino.Model: From ``input`` to scores ``(B,)``, labels, maps ``(B, 1, H, W)`` and masks.
+    """
+    import openvino
+    from openvino import opset13
+
+    features = {output.any_name: output.get_node().input_value(0) for output in encoder.outputs}
+    for parameter in scorer.get_parameters():
+        name = parameter.output(0).any_name
+        source = features[name] if name in features else opset13.constant(constants[name]).output(0)
+        for target in parameter.output(0).get_target_inputs():
+            target.replace_source_output(source)
+    results = []
+    for output in scorer.outputs:
+        name, value = output.any_name, output.get_node().input_value(0)
+        if output.partial_shape.rank.get_length() > 1:
+            value = opset13.unsqueeze(value, 1).output(0)
+        result = opset13.result(value)
+        result.output(0).set_names({name})
+        results.append(result)
+    images = encoder.get_parameters()
+    images[0].output(0).set_names({"input"})
+    return openvino.Model(results, images)

@@ -21,20 +21,19 @@ from safetensors.numpy import save_file
 from torch import Tensor, nn
 from torch.export import Dim
 
-from anomalib_inctrl.calibration import upper_limit
+from anomalib_inctrl.calibration import Statistics, upper_limit
 from anomalib_inctrl.checkpoints import METADATA_KEY
 from anomalib_inctrl.clip import ImageFeatures, fingerprint
-from anomalib_inctrl.models.dev_prompt.torch_model import DevPromptModel
 from anomalib_inctrl.post_processing import InContextPostProcessor
 from anomalib_inctrl.pre_processing import ClipPreProcessor, Geometry
-from anomalib_inctrl.quantisation import quantise_encoder
+from anomalib_inctrl.quantisation import join, quantise_encoder
 from anomalib_inctrl.references import Context
 from anomalib_inctrl.runtime.bank import SUFFIX, Bank, nearest_distances
-from anomalib_inctrl.runtime.detector import BANKS_FOLDER, FORMAT, MODEL_FILE, PROTOTYPES_FILE
+from anomalib_inctrl.runtime.detector import BANKS_FOLDER, FORMAT, MODEL_FILE, PROTOTYPES_FILE, InContextDetector
 from anomalib_inctrl.runtime.images import as_input, image_files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from anomalib_inctrl.in_context_mixin import InContextMixin
 
@@ -167,7 +166,7 @@ def export_runtime(
     class_names: Sequence[str] = ("object",),
     formats: Sequence[ExportFormat] = ("onnx",),
     precision: Precision = "fp32",
-    calibration_images: Iterable[np.ndarray] = (),
+    calibration_images: Sequence[np.ndarray] = (),
 ) -> Path:
     """Write an export directory for :class:`anomalib_inctrl.runtime.InContextDetector`.
 
@@ -182,7 +181,7 @@ def export_runtime(
         formats (Sequence[str]): ``"onnx"``, ``"openvino"`` or both.
         precision (str): ``"fp32"``; ``"fp16"`` stores the weights in half precision and computes in single;
             ``"int8"`` quantises the encoder, for OpenVINO alone.
-        calibration_images (Iterable[np.ndarray]): For ``"int8"``: typical images ``(3, H, W)``, float32 in ``[0, 1]``.
+        calibration_images (Sequence[np.ndarray]): For ``"int8"``: typical images ``(3, H, W)``, float32 in ``[0, 1]``.
 
     Returns:
         Path: The directory.
@@ -202,7 +201,7 @@ def export_runtime(
         ready = Path(work, "ready")
         ready.mkdir()
         if "openvino" in formats:
-            _convert(encoder, ready, precision, list(calibration_images))
+            _convert(encoder, ready, precision, calibration_images)
             _convert(scorer, ready, "fp32", [])
         if "onnx" in formats:
             _store(encoder, ready, precision)
@@ -215,12 +214,53 @@ def export_runtime(
         _replace(folder, ready)
     if precision == "int8":
         if known:
-            logger.warning("Features of the INT8 encoder are its own: add references with the exported model.")
+            logger.info("Features of the INT8 encoder are its own: add references with the exported model.")
         return folder
     for name in known:
         if model.model.references.count(name):
             save_bank(model, folder / BANKS_FOLDER / f"{name}{SUFFIX}", name)
     return folder
+
+
+def export_quantised(
+    model: InContextMixin,
+    path: Path,
+    calibration_images: Sequence[np.ndarray],
+    *,
+    statistics: Statistics | None = None,
+) -> Path:
+    """Write one OpenVINO file with a quantised encoder and the model's references baked in.
+
+    The references pass through the quantised encoder as the queries will: features of the full-precision one would lie
+    off by what quantisation changes. Scoring keeps its precision.
+
+    Args:
+        model (InContextMixin): InCTRL or InCTRLv2 with references of one class.
+        path (Path): The ``.xml`` file to write.
+        calibration_images (Sequence[np.ndarray]): Typical images ``(3, H, W)``, float32 in ``[0, 1]``; read one by one.
+        statistics (Statistics | None): Threshold and range; ``None`` takes them from the quantised references.
+
+    Raises:
+        ModuleNotFoundError: If openvino or nncf is not installed.
+        ValueError: If there is no image to calibrate with.
+    """
+    import openvino
+
+    with TemporaryDirectory() as work:
+        export_runtime(model, work, formats=["openvino"], precision="int8", calibration_images=calibration_images)
+        class_name = model.model.references.resolve(None)
+        pictures = _numpy(model.model.references.pictures_of(class_name)).transpose(0, 2, 3, 1)
+        detector = InContextDetector(work, engine="openvino")
+        bank = detector.add_references("references", list(pictures), class_name)
+        constants = {
+            "bank_patches": bank.patches,
+            "bank_pooled": bank.pooled,
+            "prototypes": bank.prototypes,
+            "statistics": (statistics or bank.statistics).as_input(),
+        }
+        encoder, scorer = (openvino.Core().read_model(Path(work, f"{name}.xml")) for name in ("encoder", "scorer"))
+        openvino.save_model(join(encoder, scorer, constants), path, compress_to_fp16=False)
+    return path
 
 
 def standard_parts(model: InContextMixin) -> tuple[ClipPreProcessor, InContextPostProcessor]:
@@ -321,8 +361,8 @@ def load_bank(model: InContextMixin, path: str | Path) -> None:
 
 # ------------------------------------------------------------------------------------------------------------- tracing
 def _require_exportable(model: InContextMixin, formats: Sequence[str], precision: str) -> None:
-    if isinstance(model.model, DevPromptModel):
-        msg = "DevPrompt's context is learned on its references, so they can't be swapped: use anomalib's own export."
+    if not model.model.SWAPPABLE:
+        msg = f"{type(model).__name__} learns its context on its references, none can be swapped: export by anomalib."
         raise ValueError(msg)
     standard_parts(model)
     if not formats or not set(formats) <= {"onnx", "openvino"}:
@@ -414,7 +454,7 @@ def halve_weights(model: Any) -> None:
         model.graph.node.insert(0, node)
 
 
-def _convert(source: Path, folder: Path, precision: Precision, images: list[np.ndarray]) -> None:
+def _convert(source: Path, folder: Path, precision: Precision, images: Sequence[np.ndarray]) -> None:
     """Write a graph for OpenVINO."""
     import openvino
 

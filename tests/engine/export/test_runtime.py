@@ -336,7 +336,7 @@ def test_bad_export(export, tmp_path, model, kit):
         InContextDetector(broken, engine="openvino")
     with pytest.raises(ValueError, match="for openvino alone, 'int8'"):
         export_runtime(model, tmp_path / "none", precision="int8")
-    with pytest.raises(ValueError, match="learned on its references"):
+    with pytest.raises(ValueError, match="learns its context on its references"):
         export_runtime(kit.build("DevPrompt"), tmp_path / "none")
     with pytest.raises(ValueError, match="default pre_processor"):
         export_runtime(kit.build("InCTRL", pre_processor=False), tmp_path / "none")
