@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import shutil
 import statistics
 import subprocess
 import sys
@@ -23,6 +24,7 @@ import torch
 
 from anomalib_inctrl import InCTRLv2
 from anomalib_inctrl.clip import ImageFeatures, create_clip
+from anomalib_inctrl.quantisation import quantise_encoder
 from anomalib_inctrl.runtime import InContextDetector
 from anomalib_inctrl.runtime_export import export_runtime, save_bank
 
@@ -109,12 +111,7 @@ class Forms:
             return self.model(as_tensor(images))
 
     def _runtime(self, name: str, k_shot: int, share: float) -> Call:
-        folder = self.work / name
-        if not folder.exists():
-            self.model.model.references.clear()
-            noise = np.random.default_rng(0).random((4, 3, self._side, self._side), dtype=np.float32)
-            precision = "int8" if name == "int8" else "fp32"
-            export_runtime(self.model, folder, formats=[ENGINES[name]], precision=precision, calibration_images=noise)
+        folder = self._export(name)
         if name not in self._detectors:
             self._detectors[name] = InContextDetector(folder, engine=ENGINES[name], threads=1)
         detector, category = self._detectors[name], f"{k_shot}-{share}"
@@ -125,6 +122,21 @@ class Forms:
             if share < 1:
                 detector._keep(category, bank.reduce(share))
         return lambda images: detector.predict(list(images), category, batch_size=len(images))
+
+    def _export(self, name: str) -> Path:
+        """Directory of an export; the graphs are traced once."""
+        whole, quantised = self.work / "fp32", self.work / "int8"
+        if not whole.exists():
+            self.model.model.references.clear()
+            export_runtime(self.model, whole, formats=["onnx", "openvino"])
+        if name == "int8" and not quantised.exists():
+            import openvino
+
+            noise = np.random.default_rng(0).random((4, 3, self._side, self._side), dtype=np.float32)
+            graph = quantise_encoder(openvino.Core().read_model(whole / "encoder.xml"), noise)
+            shutil.copytree(whole, quantised, ignore=shutil.ignore_patterns("*.onnx*", "encoder.*"))
+            openvino.save_model(graph, quantised / "encoder.xml", compress_to_fp16=False)
+        return quantised if name == "int8" else whole
 
     def _winclip(self, k_shot: int) -> Call:
         from anomalib.models.image.winclip import torch_model as winclip

@@ -402,3 +402,10 @@ def test_command_line(export, root, normals, tmp_path, monkeypatch, capsys):
     assert command("remove", "--category", "bolt") == "bolt: removed\n"
     assert command("predict", "--images", f"[{queries}]").startswith("error: ")
     assert command("add", "--category", "bolt", "--images", "[nowhere.png]").startswith("error: nowhere.png does not")
+
+
+def test_export_command_explains_itself(monkeypatch, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        run(monkeypatch, capsys, "export", "--help")
+    text = capsys.readouterr().out
+    assert all(f"--{name}" in text for name in ("ckpt_path", "class_names", "formats", "precision", "weights"))
