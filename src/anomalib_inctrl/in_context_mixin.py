@@ -23,7 +23,7 @@ from anomalib_inctrl.evaluation import few_shot_evaluator
 from anomalib_inctrl.post_processing import InContextPostProcessor
 from anomalib_inctrl.pre_processing import ClipPreProcessor
 from anomalib_inctrl.prompts import class_name_of
-from anomalib_inctrl.quantisation import DatasetImages
+from anomalib_inctrl.quantisation import LazyImages
 from anomalib_inctrl.reference_images import ReferenceImages, draw, from_source, read_references, require_eight_bits
 from anomalib_inctrl.visualization import InContextVisualizer
 
@@ -503,7 +503,8 @@ class InContextMixin(EpisodicTrainingMixin, _Host):
         self._prepare_export()
         datamodule.setup("fit")
         path = create_export_root(export_root, ExportType.OPENVINO) / f"{model_file_name}.xml"
-        images = DatasetImages(datamodule.val_dataloader().dataset)
+        dataset = datamodule.val_dataloader().dataset
+        images = LazyImages(len(dataset), lambda i: dataset[i].image.numpy())
         return export_quantised(self, path, images, statistics=statistics)
 
     def _prepare_export(self) -> None:

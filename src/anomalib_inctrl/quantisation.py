@@ -8,29 +8,29 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 _MOST_IMAGES = 300  # nncf's own default
 
 
-class DatasetImages(Sequence):
-    """Images of an anomalib data set, read when asked for, so that memory holds one.
+class LazyImages(Sequence):
+    """Images that are read when asked for, so that memory holds one.
 
     Args:
-        dataset (AnomalibDataset): If it has more than 300 images, 300 spread evenly over it count.
+        count (int): How many there are; of more than 300, 300 spread evenly count.
+        read (Callable): Gives an image by its number, ``(3, H, W)`` float32 in ``[0, 1]``.
     """
 
-    def __init__(self, dataset: Any) -> None:
-        self._dataset = dataset
-        count = len(dataset)
+    def __init__(self, count: int, read: Callable[[int], np.ndarray]) -> None:
+        self._read = read
         self._rows = np.linspace(0, count - 1, min(count, _MOST_IMAGES)).round().astype(int).tolist()
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index: Any) -> Any:
-        """Read an image, ``(3, H, W)`` float32 in ``[0, 1]``."""
-        return self._dataset[self._rows[index]].image.numpy()
+        """Read an image."""
+        return self._read(self._rows[index])
 
 
 def quantise_encoder(graph: Any, images: Sequence[np.ndarray]) -> Any:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
+from anomalib.utils.serialization import anomalib_safe_globals
 from safetensors.numpy import save_file
 from torch import Tensor, nn
 from torch.export import Dim
@@ -26,7 +26,7 @@ from anomalib_inctrl.checkpoints import METADATA_KEY
 from anomalib_inctrl.clip import ImageFeatures, fingerprint
 from anomalib_inctrl.post_processing import InContextPostProcessor
 from anomalib_inctrl.pre_processing import ClipPreProcessor, Geometry
-from anomalib_inctrl.quantisation import join, quantise_encoder
+from anomalib_inctrl.quantisation import LazyImages, join, quantise_encoder
 from anomalib_inctrl.references import Context
 from anomalib_inctrl.runtime.bank import SUFFIX, Bank, nearest_distances
 from anomalib_inctrl.runtime.detector import BANKS_FOLDER, FORMAT, MODEL_FILE, PROTOTYPES_FILE, InContextDetector
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from anomalib_inctrl.in_context_mixin import InContextMixin
 
 _SMALLEST_HALVED = 1024  # smaller ones, such as biases, keep their precision at no cost
-
-logger = logging.getLogger(__name__)
 
 ExportFormat = Literal["onnx", "openvino"]
 Precision = Literal["fp32", "fp16", "int8"]
@@ -153,11 +151,20 @@ def export_checkpoint(
         options: dict[str, Any] = {"backbone": backbone, "pretrained": pretrained, "weights": weights}
         ready = getattr(models, model)(geometry=geometry, **options)
     else:
-        kind = torch.load(ckpt_path, map_location="cpu", weights_only=True)[METADATA_KEY]["model"]
-        ready = getattr(models, kind).load_from_checkpoint(ckpt_path, map_location="cpu")
-    images = [] if calibration_images is None else [as_input(path) for path in image_files([calibration_images])]
+        ready = getattr(models, _model_of(ckpt_path)).load_from_checkpoint(ckpt_path, map_location="cpu")
+    files = [] if calibration_images is None else image_files([calibration_images])
+    images = LazyImages(len(files), lambda i: as_input(files[i]))
     names = ["object", *(class_names or [])]
     return export_runtime(ready, output, names, formats or ["onnx"], precision, images)
+
+
+def _model_of(ckpt_path: Path) -> str:
+    with anomalib_safe_globals():
+        checkpoint = torch.load(ckpt_path, map_location="cpu", weights_only=True)
+    if METADATA_KEY not in checkpoint:
+        msg = f"{ckpt_path} is no checkpoint of anomalib-inctrl."
+        raise ValueError(msg)
+    return checkpoint[METADATA_KEY]["model"]
 
 
 def export_runtime(
@@ -170,7 +177,8 @@ def export_runtime(
 ) -> Path:
     """Write an export directory for :class:`anomalib_inctrl.runtime.InContextDetector`.
 
-    References of the model, if it has any, become banks of the export, threshold and range included.
+    References of the model, if it has any, become banks of the export, threshold and range included; those of an INT8
+    encoder are encoded by itself, with a threshold of their own.
 
     Args:
         model (InContextMixin): InCTRL or InCTRLv2, trained or training-free.
@@ -206,20 +214,27 @@ def export_runtime(
         if "onnx" in formats:
             _store(encoder, ready, precision)
             _store(scorer, ready, "fp32")
-        known = model.model.references.class_names
+        names = {*class_names, *model.model.references.class_names}
         with torch.no_grad():
-            prototypes = {name: model.model.text_prototypes(name) for name in {*class_names, *known}}
+            prototypes = {name: model.model.text_prototypes(name) for name in sorted(names)}
         save_file({name: _numpy(prototype) for name, prototype in prototypes.items()}, ready / PROTOTYPES_FILE)
         (ready / MODEL_FILE).write_text(json.dumps(contents, indent=2), encoding="utf-8")
         _replace(folder, ready)
-    if precision == "int8":
-        if known:
-            logger.info("Features of the INT8 encoder are its own: add references with the exported model.")
-        return folder
-    for name in known:
-        if model.model.references.count(name):
-            save_bank(model, folder / BANKS_FOLDER / f"{name}{SUFFIX}", name)
+    _write_banks(model, folder, precision)
     return folder
+
+
+def _write_banks(model: InContextMixin, folder: Path, precision: Precision) -> None:
+    """Write the model's references; those of a quantised encoder are encoded by itself."""
+    references = model.model.references
+    for name in (name for name in references.class_names if references.count(name)):
+        path = folder / BANKS_FOLDER / f"{name}{SUFFIX}"
+        path.unlink(missing_ok=True)
+        if precision == "int8":
+            pictures = _numpy(references.pictures_of(name)).transpose(0, 2, 3, 1)
+            InContextDetector(folder, engine="openvino").add_references(name, list(pictures), name)
+        else:
+            save_bank(model, path, name)
 
 
 def export_quantised(
@@ -249,9 +264,7 @@ def export_quantised(
     with TemporaryDirectory() as work:
         export_runtime(model, work, formats=["openvino"], precision="int8", calibration_images=calibration_images)
         class_name = model.model.references.resolve(None)
-        pictures = _numpy(model.model.references.pictures_of(class_name)).transpose(0, 2, 3, 1)
-        detector = InContextDetector(work, engine="openvino")
-        bank = detector.add_references("references", list(pictures), class_name)
+        bank = InContextDetector(work, engine="openvino").bank(class_name)
         constants = {
             "bank_patches": bank.patches,
             "bank_pooled": bank.pooled,
