@@ -14,7 +14,7 @@ from anomalib_inctrl.clip import ClipBackbone, ImageFeatures
 from anomalib_inctrl.references import Context, ReferenceBank
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 
 class Explanation(Protocol):
@@ -142,6 +142,9 @@ class InContextModel(nn.Module, ABC):
     """What the file of heads embedded with ``inctrl-tiny`` is called."""
 
     BRANCHES: ClassVar[dict[str, tuple[str, ...]]]
+    SWAPPABLE: ClassVar[bool] = True
+    """Whether a score depends on references through their features alone, so that others can take their place."""
+
     branch_flags: Tensor
 
     def __init__(self, backbone: ClipBackbone, branches: Iterable[str] = ()) -> None:
@@ -290,6 +293,17 @@ class InContextModel(nn.Module, ABC):
         Raises:
             RuntimeError: If there are no references.
         """
+        return merge([self.score(query, context) for query, context in self.left_out(class_name)])
+
+    def left_out(self, class_name: str | None = None) -> Iterator[tuple[ImageFeatures, Context]]:
+        """Pair every reference with the others, or a single one's mirror images and half turn with itself.
+
+        Yields:
+            tuple[ImageFeatures, Context]: Queries, and what they are to be compared with.
+
+        Raises:
+            RuntimeError: If there are no references.
+        """
         features, context = self.references.features(class_name), self.references.context(class_name)
         count = features.pooled.shape[0]
         if count == 0:
@@ -298,13 +312,13 @@ class InContextModel(nn.Module, ABC):
         if count == 1:
             picture = self.references.pictures_of(class_name)
             turned = torch.cat([picture.flip(axes) for axes in ((-1,), (-2,), (-2, -1))])
-            return self.score(self.encode(self.backbone.from_pictures(turned)), context)
-        return merge([self._score_left_out(features, i, context.prototypes) for i in range(count)])
-
-    def _score_left_out(self, features: ImageFeatures, left_out: int, prototypes: Tensor) -> Explanation:
-        query = type(features)(*(f[left_out : left_out + 1] for f in features))
-        others = type(features)(*(torch.cat([f[:left_out], f[left_out + 1 :]]) for f in features))
-        return self.score(query, Context(others.patches.transpose(0, 1).flatten(1, 2), others.pooled, prototypes))
+            yield self.encode(self.backbone.from_pictures(turned)), context
+            return
+        for i in range(count):
+            query = type(features)(*(f[i : i + 1] for f in features))
+            others = type(features)(*(torch.cat([f[:i], f[i + 1 :]]) for f in features))
+            patches = others.patches.transpose(0, 1).flatten(1, 2)
+            yield query, Context(patches, others.pooled, context.prototypes)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from anomalib import LearningType
+from anomalib.deploy.export import CompressionType, ExportType
+from anomalib.models.components.base.export_mixin.utils import create_export_root
 from anomalib.utils.path import create_versioned_dir
 from PIL import Image
 from torchvision.transforms.v2 import CenterCrop, Compose
@@ -21,6 +23,7 @@ from anomalib_inctrl.evaluation import few_shot_evaluator
 from anomalib_inctrl.post_processing import InContextPostProcessor
 from anomalib_inctrl.pre_processing import ClipPreProcessor
 from anomalib_inctrl.prompts import class_name_of
+from anomalib_inctrl.quantisation import LazyImages
 from anomalib_inctrl.reference_images import ReferenceImages, draw, from_source, read_references, require_eight_bits
 from anomalib_inctrl.visualization import InContextVisualizer
 
@@ -463,6 +466,46 @@ class InContextMixin(EpisodicTrainingMixin, _Host):
         """Export to ONNX; see anomalib. References are collected first if there are none."""
         self._prepare_export()
         return super().to_onnx(*args, **kwargs)
+
+    def to_openvino(
+        self,
+        export_root: Path | str,
+        model_file_name: str = "model",
+        input_size: tuple[int, int] | None = None,
+        compression_type: CompressionType | None = None,
+        datamodule: AnomalibDataModule | None = None,
+        **options: Any,
+    ) -> Path:
+        """Export to OpenVINO; see anomalib. ``INT8_PTQ`` quantises the encoder alone, reading one image at a time.
+
+        anomalib would feed batches of the data module, hold the activations of all their images at once, take the
+        vision transformer for a network without attention, and keep references of another precision than queries. The
+        quantised file takes images of any size, whatever ``input_size``. The threshold is that of validation data if
+        there were any, else it is taken from the quantised references.
+        """
+        if compression_type != CompressionType.INT8_PTQ or not self.model.SWAPPABLE or self.k_shot == 0:
+            return super().to_openvino(
+                export_root,
+                model_file_name,
+                input_size,
+                compression_type,
+                datamodule,
+                **options,
+            )
+        from anomalib_inctrl.runtime_export import export_quantised
+
+        if datamodule is None:
+            msg = "INT8_PTQ takes a data module, whose images show the range of activations: give one (--data)."
+            raise ValueError(msg)
+        post, statistics = self.post_processor, None
+        if isinstance(post, InContextPostProcessor) and post.calibration == "validation" and post.is_calibrated:
+            statistics = post.statistics
+        self._prepare_export()
+        datamodule.setup("fit")
+        path = create_export_root(export_root, ExportType.OPENVINO) / f"{model_file_name}.xml"
+        dataset = datamodule.val_dataloader().dataset
+        images = LazyImages(len(dataset), lambda i: dataset[i].image.numpy())
+        return export_quantised(self, path, images, statistics=statistics)
 
     def _prepare_export(self) -> None:
         self.eval()  # a model that no run has used yet is in training mode

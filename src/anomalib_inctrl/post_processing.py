@@ -8,6 +8,8 @@ import torch
 from anomalib.post_processing import PostProcessor
 from torch import Tensor
 
+from anomalib_inctrl.calibration import UNKNOWN, Statistics, statistics_of_normals
+
 if TYPE_CHECKING:
     from lightning import LightningModule, Trainer
 
@@ -57,32 +59,30 @@ class InContextPostProcessor(PostProcessor):
 
     def reset(self) -> None:
         """Forget threshold and range."""
-        for name in _STATISTICS:
-            getattr(self, name).fill_(float("nan"))
+        self.statistics = UNKNOWN
+
+    @property
+    def statistics(self) -> Statistics:
+        """Threshold and range as they are."""
+        return Statistics(*(float(getattr(self, name)) for name in _STATISTICS))
+
+    @statistics.setter
+    def statistics(self, statistics: Statistics) -> None:
+        for name, value in zip(_STATISTICS, statistics, strict=True):
+            getattr(self, name).fill_(value)
 
     @torch.no_grad()
     def calibrate(self, normal_scores: Tensor, normal_maps: Tensor) -> None:
-        """Set threshold and range from the scores of normal images.
+        """Set threshold and range from the scores of normal images, see :func:`statistics_of_normals`.
 
-        The threshold is the larger of the highest normal score and their mean plus three standard deviations, for
-        pixels over the highest pixel of every map: a rule of ours, on the safe side of false alarms. Normalised
-        scores reach from 0.05 or below at the mean of the normals to 0.5 at the threshold.
+        Normalised scores reach from 0.05 or below at the mean of the normals to 0.5 at the threshold.
 
         Args:
             normal_scores (Tensor): ``(n,)``.
             normal_maps (Tensor): ``(n, 1, H, W)``.
         """
-        image_threshold = _upper_limit(normal_scores)
-        pixel_threshold = _upper_limit(normal_maps.flatten(1).amax(dim=1))
-        self._image_threshold.copy_(image_threshold)
-        self._pixel_threshold.copy_(pixel_threshold)
-        for name, mean, threshold in (
-            ("image", normal_scores.mean(), image_threshold),
-            ("pixel", normal_maps.mean(), pixel_threshold),
-        ):
-            half = (threshold - mean).clamp(min=1e-6)
-            getattr(self, f"{name}_min").copy_(threshold - half)
-            getattr(self, f"{name}_max").copy_(threshold + half)
+        scores, maps = (values.float().cpu().numpy() for values in (normal_scores, normal_maps))
+        self.statistics = statistics_of_normals(scores, maps)
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any, **kwargs: Any
@@ -129,8 +129,3 @@ class InContextPostProcessor(PostProcessor):
         below = (preds - low).clamp(max=0) * (bottom / low.clamp(min=1e-6))
         above = (preds - high).clamp(min=0) * ((1 - top) / (1 - high).clamp(min=1e-6))
         return torch.where(torch.isnan(value_range), preds, (middle + below + above).clamp(0, 1))
-
-
-def _upper_limit(values: Tensor) -> Tensor:
-    spread = values.std() if values.numel() > 1 else torch.zeros_like(values[0])
-    return torch.maximum(values.amax(), values.mean() + 3 * spread)

@@ -15,13 +15,14 @@ from torch.nn import functional as F  # noqa: N812 - the customary name
 Fusion = Literal["harmonic", "mean", "max", "text", "visual"]
 
 _SMALLEST_STD = 1e-6
+_PRODUCTS_AT_ONCE = 2**24  # similarities of query and reference patches that are held, 64 MB in single precision
 
 
 def nearest_residuals(query: Tensor, references: Tensor) -> Tensor:
     """Distance of every query patch to its nearest reference patch, averaged over the tapped blocks.
 
     ``M_x`` of InCTRL (arXiv 2403.06495, equations 1-2) in the scale of the published code, which halves the distance.
-    One matrix product per block; shared references are not repeated for the queries.
+    One matrix product per block, or a few to bound the memory; shared references are not repeated for the queries.
 
     Args:
         query (Tensor): Patch tokens ``(B, L, N, W)`` of any length.
@@ -52,9 +53,20 @@ def nearest_residuals(query: Tensor, references: Tensor) -> Tensor:
         similarity = (query @ references.mT).amax(dim=-1).mean(dim=1)
     else:
         flat = query.transpose(0, 1).reshape(blocks, -1, width)
-        nearest = [(flat[block] @ references[block].mT).amax(dim=-1) for block in range(blocks)]
+        nearest = [_nearest_similarity(flat[block], references[block]) for block in range(blocks)]
         similarity = torch.stack(nearest).mean(dim=0).reshape(-1, patches)
     return (0.5 * (1 - similarity)).clamp(0, 1)
+
+
+def _nearest_similarity(query: Tensor, references: Tensor) -> Tensor:
+    """Largest product of every query vector ``(Q, W)`` with the references ``(R, W)``: ``(Q,)``.
+
+    In pieces, so that memory does not grow with ``Q * R``; in a graph, whose sizes are open, in one.
+    """
+    rows = query.shape[0] if torch.compiler.is_exporting() else max(1, _PRODUCTS_AT_ONCE // references.shape[0])
+    if query.shape[0] <= rows:
+        return (query @ references.mT).amax(dim=-1)
+    return torch.cat([(piece @ references.mT).amax(dim=-1) for piece in query.split(rows)])
 
 
 def class_probability(features: Tensor, prototypes: Tensor, scale: float = 100.0) -> Tensor:

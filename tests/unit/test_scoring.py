@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from anomalib_inctrl import scoring
 from anomalib_inctrl.scoring import class_probability, nearest_residuals, to_pixels
 
 
@@ -100,3 +101,15 @@ def test_pixels_keep_the_images_of_a_batch_apart():
     for i in range(3):
         torch.testing.assert_close(together[i], to_pixels(maps[i : i + 1], grid=(2, 3), size=(8, 9))[0])
     torch.testing.assert_close(to_pixels(maps, grid=(2, 3), size=(2, 3)).flatten(1), maps)
+
+
+def test_nearest_residuals_in_pieces_are_the_same(monkeypatch):
+    """With room for 20 products at once, 12 queries against 7 references go in six pieces of two."""
+    query = torch.randn(2, 3, 6, 5)
+    references = torch.nn.functional.normalize(torch.randn(3, 7, 5), dim=-1)
+    whole = nearest_residuals(query, references)
+    monkeypatch.setattr(scoring, "_PRODUCTS_AT_ONCE", 20)
+    sizes, split = [], torch.Tensor.split
+    monkeypatch.setattr(torch.Tensor, "split", lambda self, rows: sizes.append(rows) or split(self, rows))
+    torch.testing.assert_close(nearest_residuals(query, references), whole)
+    assert sizes == [2, 2, 2]

@@ -128,6 +128,7 @@ class DevPromptModel(InContextModel):
 
     HEADS: ClassVar[str] = "dev_prompt"
     BRANCHES: ClassVar[dict[str, tuple[str, ...]]] = {"context": ("prompt_learner",)}
+    SWAPPABLE: ClassVar[bool] = False  # the context is learned on them
 
     references: AlignedReferenceBank
     prior: Tensor
