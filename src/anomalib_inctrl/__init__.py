@@ -9,17 +9,31 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from anomalib_inctrl.data import AuxiliaryData, DemoAD, ProceduralAD
+    from anomalib_inctrl.data import AuxiliaryData, DemoAD, DigitsAD, FacesAD, FewShot, ProceduralAD
     from anomalib_inctrl.models import DevPrompt, InCTRL, InCTRLv2
 
 __version__ = "0.1.0.dev0"
 
-__all__ = ["AuxiliaryData", "DemoAD", "DevPrompt", "InCTRL", "InCTRLv2", "ProceduralAD", "__version__"]
+__all__ = [
+    "AuxiliaryData",
+    "DemoAD",
+    "DevPrompt",
+    "DigitsAD",
+    "FacesAD",
+    "FewShot",
+    "InCTRL",
+    "InCTRLv2",
+    "ProceduralAD",
+    "__version__",
+]
 
 _HOME = {
     "AuxiliaryData": "anomalib_inctrl.data",
     "DemoAD": "anomalib_inctrl.data",
     "DevPrompt": "anomalib_inctrl.models",
+    "DigitsAD": "anomalib_inctrl.data",
+    "FacesAD": "anomalib_inctrl.data",
+    "FewShot": "anomalib_inctrl.data",
     "InCTRL": "anomalib_inctrl.models",
     "InCTRLv2": "anomalib_inctrl.models",
     "ProceduralAD": "anomalib_inctrl.data",

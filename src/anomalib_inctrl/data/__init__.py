@@ -1,12 +1,14 @@
-"""Data modules of the plugin: real photographs with generated defects, pictures drawn by rule, pooled categories."""
+"""Data modules of the plugin: small sets that need no download, pooled categories, few-shot views."""
 
 import anomalib.data
 
 from anomalib_inctrl.data.auxiliary import AuxiliaryData
 from anomalib_inctrl.data.demo import DemoAD
+from anomalib_inctrl.data.few_shot import FewShot
 from anomalib_inctrl.data.generated import ProceduralAD
+from anomalib_inctrl.data.small_images import DigitsAD, FacesAD
 
-__all__ = ["AuxiliaryData", "DemoAD", "ProceduralAD"]
+__all__ = ["AuxiliaryData", "DemoAD", "DigitsAD", "FacesAD", "FewShot", "ProceduralAD"]
 
 
 def _register() -> None:
