@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from anomalib_inctrl.data import AuxiliaryData, DemoAD, DigitsAD, FacesAD, FewShot, ProceduralAD
-    from anomalib_inctrl.models import DevPrompt, InCTRL, InCTRLv2
+    from anomalib_inctrl.models import CorrectedWinClip, DevPrompt, InCTRL, InCTRLv2
 
 __version__ = "0.1.0.dev0"
 
 __all__ = [
     "AuxiliaryData",
+    "CorrectedWinClip",
     "DemoAD",
     "DevPrompt",
     "DigitsAD",
@@ -29,6 +30,7 @@ __all__ = [
 
 _HOME = {
     "AuxiliaryData": "anomalib_inctrl.data",
+    "CorrectedWinClip": "anomalib_inctrl.models",
     "DemoAD": "anomalib_inctrl.data",
     "DevPrompt": "anomalib_inctrl.models",
     "DigitsAD": "anomalib_inctrl.data",
