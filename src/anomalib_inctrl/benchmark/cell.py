@@ -34,6 +34,7 @@ METRICS = ("image_AUROC", "image_AUPR", "image_F1Max", "pixel_AUROC", "pixel_AUP
 EXAMPLE_SIDE = 144  # pixels of the pictures in the report
 _TIMED_IMAGES = 8  # at most, in one batch
 _BUILD_SEED = 0  # of weights drawn at random, which are to be the same for every draw of references
+_OPACITY = (0.35, 0.9)  # of the lowest and of the highest value of a map
 _COMPONENTS = ("post_processor", "evaluator", "visualizer")
 
 
@@ -188,7 +189,7 @@ def _fit_and_test(
     store: SharedFeatures,
 ) -> tuple[float, float]:
     """Seconds to fit and to test."""
-    from anomalib.engine import Engine
+    from anomalib.engine import Engine  # noqa: TID251 - in the function, as it has to be
 
     store.attach(model)
     accelerator, device = hardware
@@ -213,9 +214,7 @@ def _fit_and_test(
         return fitted - start, time.perf_counter() - fitted
 
 
-def _check_received(
-    cell: Cell, datamodule: AnomalibDataModule, opened: set[str], model: AnomalibModule
-) -> list[str]:
+def _check_received(cell: Cell, datamodule: AnomalibDataModule, opened: set[str], model: AnomalibModule) -> list[str]:
     """Paths of the references, after a check that the method received these and no other normal image."""
     if not isinstance(datamodule, FewShot):
         train = getattr(datamodule, "train_data", None)
@@ -232,7 +231,9 @@ def _check_received(
         )
         raise RuntimeError(msg)
     if cell.k_shot and getattr(model, "k_shot", cell.k_shot) != cell.k_shot:
-        msg = f"{type(model).__name__} has k_shot={model.k_shot}, the cell {cell.k_shot}: leave k_shot out of init_args."
+        msg = (
+            f"{type(model).__name__} has k_shot={model.k_shot}, the cell {cell.k_shot}: leave k_shot out of init_args."
+        )
         raise RuntimeError(msg)
     return received
 
@@ -329,11 +330,13 @@ def _example_paths(samples: Any) -> list[str]:
 
 
 def _overlay(image: Image.Image, anomaly_map: np.ndarray) -> Image.Image:
-    """Lay a map of values in [0, 1] over the grey image."""
+    """Lay a map of values in [0, 1] over the grey image, the more opaque the higher the value."""
     from matplotlib import colormaps
 
     heat = Image.fromarray((colormaps["inferno"](anomaly_map)[..., :3] * 255).astype(np.uint8))
-    return Image.blend(image.convert("L").convert("RGB"), heat.resize(image.size, Image.Resampling.BILINEAR), 0.7)
+    opacity = Image.fromarray((255 * (_OPACITY[0] + (_OPACITY[1] - _OPACITY[0]) * anomaly_map)).astype(np.uint8))
+    heat, opacity = (part.resize(image.size, Image.Resampling.BILINEAR) for part in (heat, opacity))
+    return Image.composite(heat, image.convert("L").convert("RGB"), opacity)
 
 
 def _square(pixels: np.ndarray) -> Image.Image:
@@ -348,5 +351,3 @@ def _jpeg(image: Image.Image) -> str:
     buffer = io.BytesIO()
     image.save(buffer, format="JPEG", quality=82)
     return base64.b64encode(buffer.getvalue()).decode()
-
-

@@ -22,8 +22,7 @@ class ModelEntry:
         class_path: Any model of anomalib: class name or import path.
         init_args: Arguments of its constructor. ``k_shot``, ``reference_seed`` and ``class_name`` are set by the
             benchmark where the constructor has them.
-        shots: Numbers of references it runs with; ``None`` for all of the benchmark above 0, and 0 as well for models
-            that have a ``k_shot``.
+        shots: Numbers of references it runs with, those of them that the benchmark has; ``None`` for all above 0.
         image_size: Height and width its default pre-processor resizes to; ``None`` for its default.
         trainer: More arguments of Lightning's trainer, such as ``max_epochs``.
         published: What :mod:`published figures <anomalib_inctrl.benchmark.published>` call it, if they have it.
@@ -159,7 +158,7 @@ def _entry(kind: type[Any], given: Any) -> Any:
         msg = f"few_shot_benchmark: an entry must have class_path and init_args, got {given!r}."
         raise ValueError(msg)
     _check_keys(kind.__name__, given, kind, required=("class_path",))
-    entry = {"name": str(given["class_path"]).rpartition(".")[-1]} | given
+    entry: dict[str, Any] = {"name": str(given["class_path"]).rpartition(".")[-1]} | given
     if "categories" in entry:
         entry["categories"] = [str(category) for category in entry["categories"]]
     return kind(**entry)

@@ -127,7 +127,7 @@ class CellJobGenerator(JobGenerator):
                 accelerator=self.accelerator,
                 feature_cache_mb=grid.feature_cache_mb,
                 threads=grid.threads or self.threads,
-                with_speed=cell.seed == grid.seeds[0] and cell.category in cell.data.categories[:1] + [""],
+                with_speed=cell.seed == grid.seeds[0] and cell.category in [*cell.data.categories[:1], ""],
                 with_examples=cell.seed == grid.seeds[0] and cell.k_shot == max(grid.shots_of(cell.model)),
             )
             for cell in grid.cells()

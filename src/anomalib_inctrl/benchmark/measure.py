@@ -16,6 +16,7 @@ import anomalib_inctrl
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_PACKAGES = ("anomalib", "torch", "torchvision", "open_clip_torch", "timm")
 _REPEATS = 3
 _RESET_PEAK = "5"  # what Linux takes to forget a process's peak of resident memory (proc(5), clear_refs)
 
@@ -75,12 +76,14 @@ _CLEAR_REFS, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 def versions() -> dict[str, str]:
     """Versions of what the figures depend on."""
     found = {"anomalib_inctrl": anomalib_inctrl.__version__, "python": platform.python_version()}
-    for package in ("anomalib", "torch", "torchvision", "open_clip_torch", "timm"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+    return found | {package: _version(package) for package in _PACKAGES}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def device_name(device: torch.device) -> str:

@@ -22,6 +22,7 @@ _COLOURS = (
     "#1b4f9c", "#d1495b", "#2a9d6f", "#e39a1d", "#7a4ea3", "#3fa7d6", "#8c5a3c", "#d96fb0", "#5d6d7e", "#8a9a1b",
     "#111827", "#b45309",
 )  # fmt: skip
+_BESIDE_BELOW = 3  # panels in a row
 _MARKERS = "osD^vP*X<>ph"
 _STYLE = {
     "font.family": "sans-serif",
@@ -59,7 +60,9 @@ def over_shots(summary: pd.DataFrame, metric: str) -> str:
     columns = min(3, len(data_sets))
     rows = -(-len(data_sets) // columns)
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(3.55 * columns + 0.2, 2.75 * rows + 1.0), layout="constrained")
+        beside = columns < _BESIDE_BELOW  # the legend, where it would be wider than the panels above it
+        size = (3.55 * columns + (2.9 if beside else 0.2), 2.75 * rows + (0.0 if beside else 1.0))
+        figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False)
         for panel, data in zip(axes.flat, data_sets, strict=False):
             _panel(panel, chosen[chosen.data == data], looks, data)
@@ -67,7 +70,8 @@ def over_shots(summary: pd.DataFrame, metric: str) -> str:
             panel.set_visible(False)
         for row in axes:
             row[0].set_ylabel(TITLES[metric])
-        _legend(figure, axes.flat[: len(data_sets)], columns)
+        where = {"loc": "outside right upper"} if beside else {"loc": "outside lower left", "ncols": columns + 1}
+        figure.legend(*_handles(axes.flat[: len(data_sets)]), fontsize=8, **where)
         return _svg(figure)
 
 
@@ -123,12 +127,13 @@ def _panel(axes: Any, chosen: pd.DataFrame, looks: dict[str, tuple[str, str]], t
     axes.set_xlabel("References K")
 
 
-def _legend(figure: Figure, panels: Sequence[Any], columns: int) -> None:
+def _handles(panels: Sequence[Any]) -> tuple[list[Any], list[str]]:
+    """Lines of all panels and their names, each once."""
     handles: dict[str, Any] = {}
     for panel in panels:
         found, names = panel.get_legend_handles_labels()
         handles.update(zip(names, found, strict=True))
-    figure.legend(handles.values(), handles.keys(), loc="outside lower left", ncols=columns + 1, fontsize=8)
+    return list(handles.values()), list(handles)
 
 
 def _svg(figure: Figure) -> str:

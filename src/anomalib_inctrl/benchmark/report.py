@@ -26,7 +26,9 @@ from anomalib_inctrl.benchmark.tables import (
 from anomalib_inctrl.files import write_atomically
 
 if TYPE_CHECKING:
-    from anomalib_inctrl.benchmark.grid import Grid
+    from collections.abc import Callable
+
+    from anomalib_inctrl.benchmark.grid import Grid, ModelEntry
 
 _PLOTTED = ("image_AUROC", "pixel_AUROC", "pixel_AUPRO")
 _EXAMPLE_CATEGORIES = 3  # of every data set, spread over them; more would only make the file large
@@ -135,18 +137,21 @@ def _section(frame: pd.DataFrame, summary: pd.DataFrame, data: str, grid: Grid) 
     """What the template shows of a data set."""
     rows = frame[frame.data == data]
     tables = {metric: cells_of(summary, data, metric) for metric in METRICS}
+    examples = _examples(grid, data)
+    shown = {method for example in examples for row in example["rows"] for method in row["maps"]}
     tested = rows[rows.status == "done"].drop_duplicates("category").test_images
     return {
         "name": data,
         "categories": [c for c in dict.fromkeys(rows.category) if c],
         "test_images": int(tested.sum()),
         "tables": {metric: table for metric, table in tables.items() if not table.empty},
-        "examples": _examples(grid, data),
+        "examples": examples,
+        "example_methods": [name for name in map(_with_shots(grid), grid.models) if name in shown],
     }
 
 
 def _examples(grid: Grid, data: str) -> list[dict[str, Any]]:
-    """Pictures of a few categories, a row per image: the image, its mask, the maps of all methods."""
+    """Pictures of a few categories: images, each with its mask and the maps of all methods."""
     cells = [c for c in grid.cells() if c.data.name == data and c.seed == grid.seeds[0]]
     cells = [c for c in cells if c.k_shot == max(grid.shots_of(c.model))]
     categories = list(dict.fromkeys(c.category for c in cells))
@@ -157,11 +162,20 @@ def _examples(grid: Grid, data: str) -> list[dict[str, Any]]:
         for cell in (c for c in cells if c.category == category):
             for picture in (read_cell(grid, cell) or {}).get("examples", []):
                 row = rows.setdefault(picture["file"], {**picture, "maps": {}})
-                row["maps"][f"{cell.model.name}, K = {cell.k_shot}"] = picture["map"]
-        methods = list(dict.fromkeys(name for row in rows.values() for name in row["maps"]))
+                row["maps"][_with_shots(grid)(cell.model)] = picture["map"]
         if rows:
-            shown.append({"category": category, "methods": methods, "rows": list(rows.values())})
+            shown.append({"category": category, "rows": list(rows.values())})
     return shown
+
+
+def _with_shots(grid: Grid) -> Callable[[ModelEntry], str]:
+    """Names of methods with their largest K, unless they have no references."""
+
+    def name(model: ModelEntry) -> str:
+        k_shot = max(grid.shots_of(model), default=0)
+        return f"{model.name}, K = {k_shot}" if k_shot else model.name
+
+    return name
 
 
 def _references(done: pd.DataFrame) -> list[dict[str, Any]]:

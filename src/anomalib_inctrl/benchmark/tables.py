@@ -27,6 +27,8 @@ MARKS = {
     "R": "recalled, not found again: check before you rely on it",
 }
 
+_ABSENT = "-"
+
 
 def summarise(frame: pd.DataFrame) -> pd.DataFrame:
     """Average over the categories of a data set, then over seeds.
@@ -62,9 +64,11 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def published_figures() -> pd.DataFrame:
-    """Read the published figures: ``method``, ``data``, ``k_shot``, ``metric``, ``mean``, ``std``, ``source``, ``mark``.
+    """Read the published figures.
 
-    ``mark`` says how sure a figure is, see :data:`MARKS`.
+    Returns:
+        DataFrame: ``method``, ``data``, ``k_shot``, ``metric``, ``mean``, ``std``, ``source``, and ``mark``, which says
+        how sure a figure is, see :data:`MARKS`.
     """
     text = (resources.files("anomalib_inctrl") / "benchmark" / "published.csv").read_text(encoding="utf-8")
     return pd.read_csv(StringIO(text))
@@ -125,16 +129,16 @@ def cells_of(summary: pd.DataFrame, data: str, metric: str) -> pd.DataFrame:
 def cell_text(cell: dict[str, Any] | None, plus_minus: str = " ± ") -> str:
     """Write a mean and its deviation, or why there is none."""
     if cell is None:
-        return "–"
+        return _ABSENT
     if pd.isna(cell["mean"]):
-        return "–" if cell["done"] == cell["cells"] else f"{cell['done']} of {cell['cells']} cells"
+        return _ABSENT if cell["done"] == cell["cells"] else f"{cell['done']} of {cell['cells']} cells"
     return f"{cell['mean']:.3f}" + ("" if pd.isna(cell["std"]) else f"{plus_minus}{cell['std']:.3f}")
 
 
 def to_markdown(summary: pd.DataFrame, published: pd.DataFrame) -> str:
     """Write all tables as Markdown."""
     parts = [
-        "Mean over categories and seeds ± sample standard deviation over seeds. Bold: best of its column. \"n of m "
+        'Mean over categories and seeds ± sample standard deviation over seeds. Bold: best of its column. "n of m '
         'cells": some have failed or not run, so there is no mean.\n'
     ]
     for data in dict.fromkeys(summary.data):
@@ -151,13 +155,10 @@ def to_markdown(summary: pd.DataFrame, published: pd.DataFrame) -> str:
         header = ["Data", "Method", "K", "Metric", "Ours", "Published", "Difference", "Source", "Mark"]
         rows = [header, ["---"] * len(header)]
         for row in published.itertuples():
-            rows.append(
-                [
-                    str(row.data), str(row.method), str(row.k_shot), TITLES[str(row.metric)],
-                    _number(row.ours, row.ours_std), _number(row.published, row.published_std),
-                    f"{row.difference:+.3f}", str(row.source), str(row.mark),
-                ]  # fmt: skip
-            )
+            ours, theirs = _number(row.ours, row.ours_std), _number(row.published, row.published_std)
+            metric = TITLES[str(row.metric)]
+            texts = [row.data, row.method, row.k_shot, metric, ours, theirs, f"{row.difference:+.3f}"]
+            rows.append([str(text) for text in (*texts, row.source, row.mark)])
         marks = "; ".join(f"{mark}: {meaning}" for mark, meaning in MARKS.items())
         parts.append("## Beside published figures\n")
         parts.append("\n".join(f"| {' | '.join(row)} |" for row in rows) + f"\n\nMarks: {marks}.\n")
@@ -182,7 +183,7 @@ def to_latex(summary: pd.DataFrame) -> str:
                 r"    \midrule",
             ]
             for method, cells in zip(table.index, table.to_numpy(), strict=True):
-                texts = [cell_text(c, r" $\pm$ ").replace("–", "--") for c in cells]
+                texts = ["--" if c is None else cell_text(c, r" $\pm$ ") for c in cells]
                 texts = [rf"\textbf{{{t}}}" if c and c["best"] else t for t, c in zip(texts, cells, strict=True)]
                 lines.append(f"    {_escape(method)} & " + " & ".join(texts) + r" \\")
             parts.append("\n".join([*lines, r"    \bottomrule", r"  \end{tabular}", r"\end{table}", ""]))
@@ -196,4 +197,4 @@ def _number(mean: Any, std: Any) -> str:
 def _escape(text: str) -> str:
     for plain, escaped in (("\\", r"\textbackslash{}"), ("&", r"\&"), ("%", r"\%"), ("_", r"\_"), ("#", r"\#")):
         text = text.replace(plain, escaped)
-    return text.replace("≤", r"$\leq$").replace("–", "--")
+    return text.replace("≤", r"$\leq$")
