@@ -34,25 +34,21 @@ class DummyTrained(AnomalibModule):
 
     Args:
         fails_with: Number of references with which it fails; stands for any error.
-        interrupts_at: Number of the fit, over all models, at which the user presses Ctrl-C.
         post_processor: As anomalib has it.
         evaluator: As anomalib has it.
         visualizer: As anomalib has it.
     """
 
-    fits = 0
-
     def __init__(
         self,
         fails_with: int | None = None,
-        interrupts_at: int | None = None,
         post_processor: Any = True,
         evaluator: Any = True,
         visualizer: Any = True,
     ) -> None:
         super().__init__(post_processor=post_processor, evaluator=evaluator, visualizer=visualizer)
         self.model = _Distance()
-        self.fails_with, self.interrupts_at = fails_with, interrupts_at
+        self.fails_with = fails_with
         self.seen: list[torch.Tensor] = []
 
     learning_type = LearningType.ONE_CLASS
@@ -64,11 +60,6 @@ class DummyTrained(AnomalibModule):
 
     def configure_optimizers(self) -> None:
         return None
-
-    def on_fit_start(self) -> None:
-        DummyTrained.fits += 1
-        if DummyTrained.fits == self.interrupts_at:
-            raise KeyboardInterrupt
 
     def training_step(self, batch: Any, *_: Any) -> torch.Tensor:
         self.seen.append(batch.image)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from anomalib_inctrl.benchmark.tables import TITLES
 
@@ -96,7 +96,9 @@ def speed_against_accuracy(speeds: pd.DataFrame, metric: str = "image_AUROC") ->
             colour, marker = looks[str(row.method)]
             axes.plot(row.images_per_second, row.mean, marker, color=colour, markersize=8, label=str(row.method))
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel("Images per second (log scale; scoring alone, one batch)")
         axes.set_ylabel(f"{TITLES[metric]}, mean of data sets")
         axes.grid(visible=True)

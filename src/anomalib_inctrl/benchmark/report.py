@@ -173,7 +173,7 @@ def _with_shots(grid: Grid) -> Callable[[ModelEntry], str]:
 
     def name(model: ModelEntry) -> str:
         k_shot = max(grid.shots_of(model), default=0)
-        return f"{model.name}, K = {k_shot}" if k_shot else model.name
+        return f"{model.name}, K\u00a0=\u00a0{k_shot}" if k_shot else model.name
 
     return name
 

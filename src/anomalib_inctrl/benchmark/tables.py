@@ -39,8 +39,8 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
     Returns:
         DataFrame: A row per data set, method, K and metric, in the order of the frame: ``mean`` over categories and
         seeds; ``std``, sample standard deviation over seeds of the means over categories, NaN with one seed; ``done``
-        and ``cells``, how many of all cells have a result. Without all results there is no mean: it would be one of
-        other categories than its neighbours'.
+        and ``cells``, how many of all cells have a result, and ``values``, how many of them this metric. Without all
+        results there is no mean: it would be one of other categories than its neighbours'.
     """
     rows = []
     for (data, method, k_shot), group in frame.groupby(["data", "method", "k_shot"], sort=False):
@@ -58,6 +58,7 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
                     "std": float(by_seed.std(ddof=1)) if complete else float("nan"),
                     "done": done,
                     "cells": len(group),
+                    "values": int(group[metric].notna().sum()),
                 }
             )
     return pd.DataFrame(rows)
@@ -111,10 +112,11 @@ def beside_published(summary: pd.DataFrame, grid: Grid) -> pd.DataFrame:
 def cells_of(summary: pd.DataFrame, data: str, metric: str) -> pd.DataFrame:
     """Select the cells of one table: methods by K, each a row of :func:`summarise` and whether it is the best of its K.
 
-    Methods and K in the order of the summary; absent combinations are ``None``. Empty if the metric has no values.
+    Methods and K in the order of the summary; absent combinations are ``None``. Empty if no cell has the metric, as
+    those of pixels without masks; image AUROC, which all cells have, is never empty.
     """
     chosen = summary[(summary.data == data) & (summary.metric == metric)]
-    if not chosen["mean"].notna().any() and not (chosen.done < chosen.cells).any():
+    if not chosen["values"].any() and metric != METRICS[0]:
         return pd.DataFrame()
     best = chosen.groupby("k_shot")["mean"].max().round(3)
     columns = sorted(chosen.k_shot.unique())
