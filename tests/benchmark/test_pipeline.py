@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from anomalib.models.components import TimmFeatureExtractor
 from jsonargparse import Namespace
 from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -215,13 +216,50 @@ def test_shared_features_change_nothing_but_the_work(request, images, tmp_path):
     for cell in cells:
         shared = run_cell(cell, store=store)
         references.update(reference["sha256"] for reference in shared["references"])
-        sizes.append(len(store._known))
+        sizes.append(len(store))
     for metric, value in run_cell(cells[-1])["metrics"].items():
         assert shared["metrics"][metric] == pytest.approx(value, abs=1e-3), metric
     # 6 test images, the references, and one entry each for normal and anomalous sentences.
     assert sizes == [6 + 1 + 2, 6 + len(references) + 2]
-    store.enter("another category")
-    assert not store._known
+    store.enter("another category", 9)
+    assert len(store) == 0
+
+
+class Doubling(TimmFeatureExtractor):
+    """An encoder that counts its work: 4 bytes an image."""
+
+    def __init__(self, factor: int) -> None:
+        torch.nn.Module.__init__(self)
+        self.weight = torch.nn.Parameter(torch.tensor(float(factor)))
+        self.requires_grad, self.batches = False, []
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        self.batches.append(len(images))
+        return {"layer": images.amax(dim=(1, 2, 3)).mul(self.weight.detach())}
+
+
+def test_store_makes_room_and_leaves_out_what_does_not_fit():
+    store, images = SharedFeatures(0), torch.arange(4.0).reshape(4, 1, 1, 1)
+    store.limit = 16  # four images
+    store.enter("nut", 4)
+    first, second, again = Doubling(2), Doubling(3), Doubling(2)
+    for model in (first, second, again):
+        store.attach(model)
+    assert first(images)["layer"].tolist() == [0, 2, 4, 6]
+    assert first.batches == [1] * 5  # one to measure its size, then each alone
+    assert again(images)["layer"].tolist() == [0, 2, 4, 6]
+    assert again.batches == []  # the same weights
+    with store.off():
+        again(images)
+    assert again.batches == [4]
+    assert second(images)["layer"].tolist() == [0, 3, 6, 9]
+    assert len(store) == 4  # the first encoder made room for the second
+    store.enter("bolt", 5)
+    assert len(store) == 0
+    first.batches.clear()
+    assert first(images)["layer"].tolist() == [0, 2, 4, 6]
+    assert first.batches == [4]  # five images do not fit: a batch as ever
+    assert len(store) == 0
 
 
 def test_report_of_a_benchmark_that_has_not_run(request, images, tmp_path):

@@ -65,10 +65,10 @@ def run_cell(
         ValueError: If scores are not finite, or the test split has one class alone.
     """
     store = store or SharedFeatures(0)
-    store.enter(f"{cell.data.name}/{cell.category}")
     torch_device = torch.device("cuda", device or 0) if accelerator == "cuda" else torch.device("cpu")
     start = time.perf_counter()
     datamodule = build_datamodule(cell)
+    store.enter(f"{cell.data.name}/{cell.category}", _count_images(datamodule))
     memory = PeakMemory(torch_device)
     model = build_model(cell.model, cell.k_shot, cell.seed, class_name_of(datamodule))
     predictions = _Predictions()
@@ -103,6 +103,12 @@ def build_datamodule(cell: Cell) -> AnomalibDataModule:
     datamodule.prepare_data()
     datamodule.setup()
     return datamodule
+
+
+def _count_images(datamodule: AnomalibDataModule) -> int:
+    """Test images and whatever may be a reference."""
+    training = len(datamodule.pool) if isinstance(datamodule, FewShot) else 0
+    return training + len(datamodule.test_data)
 
 
 def build_model(entry: ModelEntry, k_shot: int, seed: int, class_name: str) -> AnomalibModule:

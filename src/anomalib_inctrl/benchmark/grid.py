@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,9 +77,12 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """File name: readable, and another one for another configuration of the cell."""
+        """File name: readable, and another one for whatever would give another result."""
+        model = (self.model.class_path, self.model.init_args, self.model.image_size, self.model.trainer)
         label = f"{self.data.name}-{self.category or 'all'}-{self.model.name}-k{self.k_shot}-s{self.seed}"
-        content = json.dumps(asdict(self), sort_keys=True, default=str)
+        content = json.dumps(
+            [model, self.data_config, self.k_shot, self.seed, self.selection], sort_keys=True, default=str
+        )
         return f"{re.sub(r'[^A-Za-z0-9.]+', '-', label)}-{hashlib.sha256(content.encode()).hexdigest()[:10]}"
 
 
@@ -96,7 +99,8 @@ class Grid:
             and only the first counts.
         selection: How references are chosen, see :class:`FewShot <anomalib_inctrl.data.FewShot>`.
         title: Heading of the report.
-        feature_cache_mb: Memory of a process in which features of frozen encoders are kept for other cells.
+        feature_cache_mb: Memory of a process in which features of frozen encoders are kept for other cells; 0 for none.
+            An encoder whose features of a category don't fit goes without.
         threads: Of a process on the CPU; 0 shares the cores out among the processes.
     """
 
@@ -107,7 +111,7 @@ class Grid:
     seeds: tuple[int, ...]
     selection: str = "random"
     title: str = "Few-shot anomaly detection benchmark"
-    feature_cache_mb: int = 1024
+    feature_cache_mb: int = 2048
     threads: int = 0
 
     @classmethod

@@ -58,6 +58,8 @@ class CellJob(Job):
         Args:
             task_id (int | None): Number of the process in a parallel run; on GPUs it takes the one of that number.
         """
+        if task_id is not None:
+            _quieten()
         if self.threads:
             torch.set_num_threads(self.threads)
         store = _stores.setdefault(os.getpid(), SharedFeatures(self.feature_cache_mb))
@@ -133,6 +135,12 @@ class CellJobGenerator(JobGenerator):
             for cell in grid.cells()
             if not (grid.output / CELLS / f"{cell.key}.json").is_file()
         ]
+
+
+def _quieten() -> None:
+    """Keep the framework's notices of every run off the progress bar; the pipeline does so in its own process alone."""
+    for name in ("anomalib", "lightning", "lightning.fabric", "lightning.pytorch", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _json(record: dict[str, Any]) -> bytes:

@@ -30,8 +30,9 @@ _SENTENCES = "encode_sentences"
 class SharedFeatures:
     """A store of features by encoder, weights and content of the preprocessed image.
 
-    An image is always encoded alone, so that its features do not depend on what else was in the batch, hence not on
-    which cells ran before. When the store is full, further images are encoded anew each time.
+    An image is encoded alone, so that its features do not depend on what else was in the batch, hence not on which
+    cells ran before. An encoder whose features of all images of a category would not fit encodes batches as ever. The
+    features of other encoders, not used for longer, make room.
 
     Args:
         megabytes (int): Limit of the store; 0 turns it off.
@@ -40,16 +41,26 @@ class SharedFeatures:
     def __init__(self, megabytes: int) -> None:
         self.limit = megabytes * 2**20
         self.group: str | None = None
-        self._known: dict[bytes, Any] = {}
-        self._size = 0
+        self._images = 0
+        self._known: dict[str, dict[bytes, Any]] = {}  # by encoder, the one used last at the end
+        self._bytes_per_image: dict[str, int] = {}
         self._off = False
 
-    def enter(self, group: str) -> None:
-        """Forget the features of other groups; cells of one group share images."""
+    def __len__(self) -> int:
+        """Number of images and ensembles of sentences in the store."""
+        return sum(len(features) for features in self._known.values())
+
+    def enter(self, group: str, images: int) -> None:
+        """Forget the features of other groups; cells of one group share images.
+
+        Args:
+            group (str): What the images belong to, a category say.
+            images (int): How many there are, references included.
+        """
+        self._images = images
         if group != self.group:
             self.group = group
             self._known.clear()
-            self._size = 0
 
     @contextmanager
     def off(self) -> Iterator[None]:
@@ -74,40 +85,46 @@ class SharedFeatures:
                 identity = f"{_identity(module)}{fingerprint(module)}{_SENTENCES}"
                 module.encode_sentences = self._by_sentences(module.encode_sentences, identity)  # type: ignore[method-assign]
 
-    def _by_image(self, encode: Callable[..., Any], identity: str) -> Callable[..., Any]:
+    def _by_image(self, encode: Callable[..., Any], encoder: str) -> Callable[..., Any]:
         def encode_shared(images: Tensor, *args: Any, **kwargs: Any) -> Any:
             if self._off or not len(images):
                 return encode(images, *args, **kwargs)
-            options = f"{identity}{args}{sorted(kwargs.items())}{tuple(images.shape[1:])}"
+            identity = f"{encoder}{args}{sorted(kwargs.items())}{tuple(images.shape[1:])}"
+            if identity not in self._bytes_per_image:
+                self._bytes_per_image[identity] = _size(encode(images[:1], *args, **kwargs))
+            if self._bytes_per_image[identity] * self._images > self.limit:
+                return encode(images, *args, **kwargs)
+            known = self._open(identity)
             pixels = images.detach().cpu().contiguous().numpy()
-            keys = [hashlib.blake2b(p.tobytes(), key=_short(options)).digest() for p in pixels]
-            found = []
+            keys = [hashlib.blake2b(p.tobytes()).digest() for p in pixels]
             for index, key in enumerate(keys):
-                features = self._known.get(key)
-                if features is None:
-                    features = _to(encode(images[index : index + 1], *args, **kwargs), torch.device("cpu"))
-                    self._keep(key, features)
-                found.append(features)
-            return _to(_join(found), images.device)
+                if key not in known:
+                    known[key] = _to(encode(images[index : index + 1], *args, **kwargs), torch.device("cpu"))
+            return _to(_join([known[key] for key in keys]), images.device)
 
         return encode_shared
 
-    def _by_sentences(self, encode: Callable[..., Tensor], identity: str) -> Callable[..., Tensor]:
+    def _by_sentences(self, encode: Callable[..., Tensor], encoder: str) -> Callable[..., Tensor]:
         def encode_shared(sentences: Sequence[str]) -> Tensor:
-            key = hashlib.blake2b("\n".join(sentences).encode(), key=_short(identity)).digest()
-            if key not in self._known:
-                self._keep(key, encode(sentences))
-                return encode(sentences) if key not in self._known else self._known[key]
-            return self._known[key]
+            known = self._open(encoder)
+            key = hashlib.blake2b("\n".join(sentences).encode()).digest()
+            if key not in known:
+                known[key] = encode(sentences)
+            return known[key]
 
         return encode_shared
 
-    def _keep(self, key: bytes, features: Any) -> None:
-        tensors = _tensors(features)
-        size = sum(t.numel() * t.element_size() for t in tensors)
-        if self._size + size <= self.limit and not any(t.requires_grad for t in tensors):
-            self._known[key] = features
-            self._size += size
+    def _open(self, encoder: str) -> dict[bytes, Any]:
+        """Features of an encoder; others make room for those it may still bring."""
+        self._known[encoder] = self._known.pop(encoder, {})
+        needed = self._bytes_per_image.get(encoder, 0) * self._images
+        others = {name: sum(map(_size, known.values())) for name, known in self._known.items() if name != encoder}
+        for name, size in others.items():
+            if needed + sum(others[n] for n in others if n in self._known) <= self.limit:
+                break
+            if size:
+                del self._known[name]
+        return self._known[encoder]
 
 
 def _is_frozen(module: nn.Module) -> bool:
@@ -123,8 +140,8 @@ def _identity(module: nn.Module) -> str:
     return f"{type(module).__qualname__}{[str(getattr(module, n, None)) for n in names]}"
 
 
-def _short(text: str) -> bytes:
-    return hashlib.blake2b(text.encode(), digest_size=32).digest()
+def _size(value: Any) -> int:
+    return sum(t.numel() * t.element_size() for t in _tensors(value))
 
 
 def _tensors(value: Any) -> list[Tensor]:
