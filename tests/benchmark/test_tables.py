@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -146,6 +147,27 @@ def test_key_depends_on_the_configuration():
     assert cell.key == Cell(model, data, "x", 2, 0).key
     assert cell.key != other.key
     assert cell.key.startswith("Mine-x-A-k2-s0-")
+
+
+def test_arguments_of_a_model_on_one_data_set():
+    given = {
+        "output": "o",
+        "shots": [1],
+        "seeds": [0],
+        "models": [{"class_path": "A", "init_args": {"w": "m", "b": 1}}],
+    }
+    data = [{"class_path": "D", "model_args": {"A": {"w": "v"}}}, {"class_path": "E"}]
+    first, second = Grid.from_config(given | {"data": data}).cells()
+    assert (first.model.init_args, second.model.init_args) == ({"w": "v", "b": 1}, {"w": "m", "b": 1})
+    data[0]["model_args"] = {"B": {}}
+    with pytest.raises(ValueError, match="which is none of the models"):
+        Grid.from_config(given | {"data": data})
+
+
+def test_key_does_not_depend_on_what_only_the_report_shows():
+    model, data = GRID.models[0], GRID.data[0]
+    relabelled = replace(model, published=None, shots=[2, 4])
+    assert Cell(relabelled, replace(data, published=None), "x", 2, 0).key == Cell(model, data, "x", 2, 0).key
 
 
 @pytest.mark.parametrize(

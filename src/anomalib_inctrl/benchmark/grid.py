@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +47,8 @@ class DataEntry:
         init_args: Arguments of its constructor.
         categories: Values of the argument ``category_argument``, each a part of the data set; empty for none.
         category_argument: Which argument selects a part.
+        model_args: Arguments of models, by the models' names, that take the place of their ``init_args`` on this data
+            set; for weights that must not have been trained on it.
         published: What the published figures call it, if they have it.
     """
 
@@ -55,6 +57,7 @@ class DataEntry:
     init_args: dict[str, Any] = field(default_factory=dict)
     categories: list[str] = field(default_factory=list)
     category_argument: str = "category"
+    model_args: dict[str, dict[str, Any]] = field(default_factory=dict)
     published: str | None = None
 
 
@@ -137,12 +140,23 @@ class Grid:
             if len(set(names)) < len(names):
                 msg = f"few_shot_benchmark.{kind}: every entry needs a name of its own, got {names}."
                 raise ValueError(msg)
+        unknown = {name for d in grid.data for name in d.model_args} - {m.name for m in grid.models}
+        if unknown:
+            msg = f"few_shot_benchmark.data: model_args names {sorted(unknown)}, which is none of the models."
+            raise ValueError(msg)
         return grid
 
     def cells(self) -> list[Cell]:
         """List all cells; those of a category follow each other, so that they can share features."""
         return [
-            Cell(model, data, category, k_shot, seed, self.selection)
+            Cell(
+                replace(model, init_args=model.init_args | data.model_args.get(model.name, {})),
+                data,
+                category,
+                k_shot,
+                seed,
+                self.selection,
+            )
             for data in self.data
             for category in data.categories or [""]
             for model in self.models
