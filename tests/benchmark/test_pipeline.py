@@ -83,7 +83,7 @@ def test_every_method_of_a_cell_has_the_same_references(run, images):
         {"name": "trained", "class_path": "DummyTrained"},
         {"name": "few-shot", "class_path": "DummyFewShot"},
         {"name": "InCTRL", "class_path": "InCTRL", "init_args": TINY},
-        {"name": "WinCLIP", "class_path": "CorrectedWinClip", "init_args": {"backbone": "inctrl-tiny"}},
+        {"name": "WinCLIP", "class_path": "CorrectedWinClip", "init_args": {"backbone": "inctrl-tiny", "scales": [2]}},
     ]
     code, output = run(models, seeds=[1], shots=[2])
     frame = results(output)

@@ -136,8 +136,9 @@ def _instantiate(base: type, config: dict[str, Any], optional: dict[str, Any] | 
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(base, "it", fail_untyped=False, required=True)
     parsed = parser.parse_object({"it": config})
+    taken = parsed.it.get("init_args") or {}
     for name, value in (optional or {}).items():
-        if name in parsed.it.init_args and name not in config["init_args"]:
+        if name in taken and name not in config["init_args"]:
             parsed.it.init_args[name] = value
     return parser.instantiate_classes(parsed).it
 

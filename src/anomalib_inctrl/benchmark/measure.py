@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import statistics
 import time
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,10 +51,11 @@ class PeakMemory:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._before = 0.0
+        self._before: float | None = None
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        elif _CLEAR_REFS.exists():
+            return
+        with suppress(OSError):  # another system, or a container that does not let a process do this
             _CLEAR_REFS.write_text(_RESET_PEAK)
             self._before = _resident_peak()
 
@@ -62,7 +64,7 @@ class PeakMemory:
         """The peak in MB; ``None`` where it can't be told."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / 2**20
-        return _resident_peak() - self._before if _CLEAR_REFS.exists() else None
+        return None if self._before is None else _resident_peak() - self._before
 
 
 def _resident_peak() -> float:

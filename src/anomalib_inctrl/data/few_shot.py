@@ -82,6 +82,7 @@ class FewShot(AnomalibDataModule):
             test_augmentations=self.data.test_augmentations,
             seed=self.data.seed,
         )
+        self.external_collate_fn = self.data.external_collate_fn
         self.k_shot = len(files) if files else k_shot
         self.reference_seed = seed
         self.files = list(files) if files else None
@@ -198,7 +199,7 @@ class FewShot(AnomalibDataModule):
             shuffle=True,
             batch_size=self.train_batch_size,
             num_workers=self.num_workers,
-            collate_fn=self.data.external_collate_fn or self.train_data.collate_fn,
+            collate_fn=self.external_collate_fn or self.train_data.collate_fn,
         )
 
 
