@@ -186,7 +186,9 @@ def test_wrong_configurations_are_told(change, message):
         Grid.from_config(given | change)
 
 
-@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "configs").glob("benchmark_*.yaml")), ids=str)
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[2] / "configs").glob("benchmark_*.yaml")), ids=lambda path: path.stem
+)
 def test_configuration_files_describe_grids(path):
     import yaml
 
