@@ -64,7 +64,7 @@ def run_cell(
         RuntimeError: If the method received other images of the training split than the cell's references.
         ValueError: If scores are not finite, or the test split has one class alone.
     """
-    store = store or SharedFeatures(0)
+    store = SharedFeatures(0) if store is None else store  # an empty one is false
     torch_device = torch.device("cuda", device or 0) if accelerator == "cuda" else torch.device("cpu")
     start = time.perf_counter()
     datamodule = build_datamodule(cell)
