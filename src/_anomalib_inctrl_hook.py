@@ -6,9 +6,10 @@ this module, which Python runs at start-up: ``anomalib_inctrl.pth`` (up to Pytho
 (PEP 829, from Python 3.15) beside it in site-packages name it. It puts a finder on ``sys.meta_path`` that waits:
 
 * when ``anomalib.models`` is complete, it imports ``anomalib_inctrl.models``;
-* when ``anomalib.data`` is complete, it imports ``anomalib_inctrl.data``.
+* when ``anomalib.data`` is complete, it imports ``anomalib_inctrl.data``;
+* when ``anomalib.cli.pipelines`` is complete, it imports ``anomalib_inctrl.benchmark``.
 
-Those two register their classes with anomalib at their own end; where they are imported by hand, no hook is needed.
+Those register what they define with anomalib at their own end; where they are imported by hand, no hook is needed.
 
 Rules of this file:
 
@@ -32,7 +33,11 @@ if TYPE_CHECKING:
     from typing import Any
 
 _PACKAGE = "anomalib_inctrl"
-_PLUGIN_OF = {"anomalib.data": "anomalib_inctrl.data", "anomalib.models": "anomalib_inctrl.models"}
+_PLUGIN_OF = {
+    "anomalib.cli.pipelines": "anomalib_inctrl.benchmark",
+    "anomalib.data": "anomalib_inctrl.data",
+    "anomalib.models": "anomalib_inctrl.models",
+}
 
 # Both sets only see single operations, which are atomic in CPython. Threads that import anomalib and the plugin at once
 # may do a load twice, which is harmless, or leave it to the thread that is inside the plugin already. They never forget
@@ -146,7 +151,11 @@ def _warn(plugin: str, error: Exception) -> None:
         return
     _warned = True
     # anomalib.models imports anomalib.data, so what stops the data modules comes first and may stop the models as well.
-    missing = "models are" if plugin.endswith(".models") else "data modules and possibly its models are"
+    missing = {
+        f"{_PACKAGE}.benchmark": "few-shot benchmark is",
+        f"{_PACKAGE}.data": "data modules and possibly its models are",
+        f"{_PACKAGE}.models": "models are",
+    }[plugin]
     message = (
         f"anomalib-inctrl could not be loaded, its {missing} not available: "
         f"{type(error).__name__}: {' '.join(str(error).split())}. Reinstall anomalib-inctrl, or set "

@@ -15,13 +15,16 @@ if TYPE_CHECKING:
         BrainMRI,
         Cifar10,
         DemoAD,
+        DigitsAD,
         Elpv,
+        FacesAD,
+        FewShot,
         HeadCT,
         KolektorSDD,
         Mnist,
         ProceduralAD,
     )
-    from anomalib_inctrl.models import ClipZeroShot, CoOp, DevPrompt, InCTRL, InCTRLv2, Spade
+    from anomalib_inctrl.models import ClipZeroShot, CoOp, CorrectedWinClip, DevPrompt, InCTRL, InCTRLv2, Spade
 
 __version__ = "0.1.0.dev0"
 
@@ -32,9 +35,13 @@ __all__ = [
     "Cifar10",
     "ClipZeroShot",
     "CoOp",
+    "CorrectedWinClip",
     "DemoAD",
     "DevPrompt",
+    "DigitsAD",
     "Elpv",
+    "FacesAD",
+    "FewShot",
     "HeadCT",
     "InCTRL",
     "InCTRLv2",
@@ -52,9 +59,13 @@ _HOME = {
     "Cifar10": "anomalib_inctrl.data",
     "ClipZeroShot": "anomalib_inctrl.models",
     "CoOp": "anomalib_inctrl.models",
+    "CorrectedWinClip": "anomalib_inctrl.models",
     "DemoAD": "anomalib_inctrl.data",
     "DevPrompt": "anomalib_inctrl.models",
+    "DigitsAD": "anomalib_inctrl.data",
     "Elpv": "anomalib_inctrl.data",
+    "FacesAD": "anomalib_inctrl.data",
+    "FewShot": "anomalib_inctrl.data",
     "HeadCT": "anomalib_inctrl.data",
     "InCTRL": "anomalib_inctrl.models",
     "InCTRLv2": "anomalib_inctrl.models",

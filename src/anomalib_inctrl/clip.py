@@ -99,7 +99,7 @@ class ClipBackbone(nn.Module):
         self.name = name
         self.visual = model.visual
         self.text = _TextTower(model)
-        self.tokenizer = _tokenizer(name)
+        self.tokenizer = tokenizer_of(name)
         self.depth = len(self.visual.transformer.resblocks)
         self.blocks = _check_blocks(blocks, self.depth)
         self.grid_size: tuple[int, int] = tuple(self.visual.grid_size)
@@ -534,7 +534,8 @@ def _require_plain_text_transformer(tower: Any) -> None:
         raise ValueError(msg)
 
 
-def _tokenizer(name: str) -> Any:
+def tokenizer_of(name: str) -> Any:
+    """Make the tokenizer of an open_clip model or of the embedded backbone."""
     import open_clip
 
     if name != EMBEDDED_BACKBONE:

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 PROJECT = Path(__file__).parents[2]
-CONFIGS = sorted((PROJECT / "configs").rglob("*.yaml"))
+CONFIGS = sorted(p for p in (PROJECT / "configs").rglob("*.yaml") if not p.stem.startswith("benchmark_"))
 # With alpha 1 the patches alone give the score, and their residuals find a bright square whatever the weights.
 MODEL = ["--model.backbone", "inctrl-tiny", "--model.k_shot", "2", "--model.alpha", "1"]
 QUIET = ["--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.logger", "false"]
@@ -26,7 +26,7 @@ RUN = """
 import json, sys, traceback
 import torch
 torch.set_num_threads(1)
-import anomalib_inctrl.models, anomalib_inctrl.data
+import anomalib_inctrl.models, anomalib_inctrl.data, anomalib_inctrl.benchmark
 from anomalib.cli.cli import main
 for command in json.loads(sys.argv[1]):
     sys.argv = ["anomalib", *command]
@@ -113,6 +113,19 @@ def test_train_reports_metrics_and_references(trained):
     assert len([p for p in checkpoint.parents[2].rglob("*.png") if "images" in p.parts]) == 4
 
 
+def benchmark_of(workspace: Path) -> Path:
+    """A benchmark of two cells."""
+    model = {"class_path": "InCTRL", "init_args": {"backbone": "inctrl-tiny", "alpha": 1}}
+    bolt = {"root": str(workspace / "MVTecAD"), "category": "bolt", "num_workers": 0}
+    file = workspace / "benchmark.yaml"
+    section = {
+        "output": "unused", "shots": [1, 2], "seeds": [0], "models": [model],
+        "data": [{"class_path": "MVTecAD", "init_args": bolt}],
+    }  # fmt: skip
+    file.write_text(json.dumps({"few_shot_benchmark": section}))  # JSON is YAML, too
+    return file
+
+
 @pytest.fixture(scope="module")
 def results(trained, workspace, data) -> dict[str, tuple[int, str]]:
     """Exit code and output of all other commands, run in one process after the one that trained."""
@@ -129,6 +142,11 @@ def results(trained, workspace, data) -> dict[str, tuple[int, str]]:
             root, workspace / "folders",
         ],
         "nothing": ["predict", "--model", "InCTRL", *MODEL, "--data", images, *QUIET, root, workspace / "nothing"],
+        "benchmark": ["few_shot_benchmark", "--config", benchmark_of(workspace), "--output", workspace / "compared"],
+        "check": [
+            "check_references", "--data", "FewShot", "--data.data", "MVTecAD", "--data.data.category", "bolt",
+            "--data.data.root", workspace / "MVTecAD", "--data.k_shot", "3", "--output", workspace / "check.json",
+        ],
         **{name: ["train", f"--model.help={name}"] for name in ("InCTRL", "InCTRLv2", "DevPrompt")},
         **{str(path): ["train", "--config", path, "--print_config"] for path in CONFIGS},
     }  # fmt: skip
@@ -159,6 +177,27 @@ def test_predict_without_references_says_what_to_give(results):
 def test_export_from_a_checkpoint(results, workspace, kind, suffixes):
     assert results[kind][0] == 0
     assert {path.suffix for path in (workspace / "exported").rglob("model.*")} >= suffixes
+
+
+def test_benchmark_of_two_cells(results, workspace):
+    code, output = results["benchmark"]
+    assert code == 0, output
+    lines = (workspace / "compared/results.csv").read_text().splitlines()
+    header, rows = lines[0].split(","), [line.split(",") for line in lines[1:]]
+    assert [row[header.index("k_shot")] for row in rows] == ["1", "2"]
+    assert [float(row[header.index("image_AUROC")]) for row in rows] == [1.0, 1.0]
+    assert (workspace / "compared/report.html").stat().st_size > 10_000
+    assert len(list((workspace / "compared/cells").iterdir())) == 2
+
+
+def test_check_of_references(results, workspace):
+    code, output = results["check"]
+    assert code == 0, output
+    found = json.loads((workspace / "check.json").read_text())
+    assert len(found["references"]) == 3
+    assert len(found["pool_residuals"]) == 1
+    assert found["verdict"] in output
+    assert all(reference["file"] in output for reference in found["references"])
 
 
 @pytest.mark.parametrize("name", ["InCTRL", "InCTRLv2", "DevPrompt"])

@@ -24,9 +24,21 @@ from zipfile import ZipFile
 import pytest
 
 PROJECT = Path(__file__).resolve().parents[2]
-MODELS = ["ClipZeroShot", "CoOp", "DevPrompt", "InCTRL", "InCTRLv2", "Spade"]
+MODELS = ["ClipZeroShot", "CoOp", "CorrectedWinClip", "DevPrompt", "InCTRL", "InCTRLv2", "Spade"]
 DATA = [
-    "Aitex", "AuxiliaryData", "BrainMRI", "Cifar10", "DemoAD", "Elpv", "HeadCT", "KolektorSDD", "Mnist", "ProceduralAD",
+    "Aitex",
+    "AuxiliaryData",
+    "BrainMRI",
+    "Cifar10",
+    "DemoAD",
+    "DigitsAD",
+    "Elpv",
+    "FacesAD",
+    "FewShot",
+    "HeadCT",
+    "KolektorSDD",
+    "Mnist",
+    "ProceduralAD",
 ]  # fmt: skip
 REGISTERED = MODELS + DATA
 HOOK_FILES = {"_anomalib_inctrl_hook.py", "anomalib_inctrl.pth", "anomalib_inctrl.start"}

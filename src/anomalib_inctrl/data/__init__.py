@@ -1,11 +1,13 @@
-"""Data modules of the plugin: photographs with generated defects, drawn pictures, benchmarks, pooled categories."""
+"""Data modules of the plugin: sets that need no download, the papers' benchmarks, pooled categories, few-shot views."""
 
 import anomalib.data
 
 from anomalib_inctrl.data.auxiliary import AuxiliaryData
 from anomalib_inctrl.data.benchmarks import Aitex, BrainMRI, Cifar10, Elpv, HeadCT, KolektorSDD, Mnist
 from anomalib_inctrl.data.demo import DemoAD
+from anomalib_inctrl.data.few_shot import FewShot
 from anomalib_inctrl.data.generated import ProceduralAD
+from anomalib_inctrl.data.small_images import DigitsAD, FacesAD
 
 __all__ = [
     "Aitex",
@@ -13,7 +15,10 @@ __all__ = [
     "BrainMRI",
     "Cifar10",
     "DemoAD",
+    "DigitsAD",
     "Elpv",
+    "FacesAD",
+    "FewShot",
     "HeadCT",
     "KolektorSDD",
     "Mnist",

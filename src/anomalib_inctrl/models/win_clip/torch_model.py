@@ -1,0 +1,52 @@
+"""anomalib's WinCLIP on backbones other than its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from anomalib.models.image.winclip.prompting import create_prompt_ensemble
+from anomalib.models.image.winclip.torch_model import TEMPERATURE, WinClipModel
+from torchvision.transforms.v2 import Compose
+
+from anomalib_inctrl.clip import create_clip, tokenizer_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class AnyBackboneWinClipModel(WinClipModel):
+    """WinCLIP as anomalib has it, but for where its CLIP comes from.
+
+    Args:
+        backbone (str): open_clip model with a plain vision transformer, or ``"inctrl-tiny"``.
+        pretrained (str | Path | None): Its weights: open_clip tag or local file; ``None`` for random ones.
+        scales (tuple[int, ...]): Sides of the sliding windows, in patches.
+    """
+
+    def __init__(self, backbone: str, pretrained: str | Path | None, scales: tuple[int, ...] = (2, 3)) -> None:
+        super(WinClipModel, self).__init__()  # WinClipModel's own would load its backbone first
+        self.backbone, self.pretrained = backbone, str(pretrained)
+        self.temperature = TEMPERATURE
+        self.class_name: str | None = None
+        self.reference_images: torch.Tensor | None = None
+        self.scales = scales
+        self.apply_transform = False
+        self.k_shot = 0
+        self.clip = create_clip(backbone, pretrained)
+        self._transform = Compose([torch.nn.Identity()])
+        self.tokenize = tokenizer_of(backbone)
+        self.clip.visual.output_tokens = True
+        self.grid_size = self.clip.visual.grid_size
+        self.register_buffer_list("masks", self._generate_masks(), persistent=False)
+        self.register_buffer("_text_embeddings", torch.empty(0))
+        self.register_buffer_list("_visual_embeddings", [torch.empty(0) for _ in self.scales])
+        self.register_buffer("_patch_embeddings", torch.empty(0))
+
+    @torch.no_grad()
+    def _collect_text_embeddings(self, class_name: str) -> None:
+        """Average the prompt ensembles of a class, in the words of this backbone's tokenizer."""
+        device = next(self.parameters()).device
+        ensembles = create_prompt_ensemble(class_name)
+        embeddings = [self.clip.encode_text(self.tokenize(e).to(device)).mean(dim=0, keepdim=True) for e in ensembles]
+        self._text_embeddings = torch.cat(embeddings)
