@@ -6,7 +6,7 @@ be an experiment: drawn at random, spread out, or central.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -139,7 +139,7 @@ def pairwise_distances(pooled: Tensor) -> Tensor:
 @torch.no_grad()
 def encode(paths: Sequence[str | Path], backbone: ClipBackbone) -> ImageFeatures:
     """Read images as the models of this package do, and encode them."""
-    transform = ClipPreProcessor(backbone.convention).transform
+    transform: Any = ClipPreProcessor(backbone.convention).transform
     device = next(backbone.parameters()).device
     parts = []
     for start in range(0, len(paths), _IMAGES_AT_ONCE):

@@ -279,7 +279,8 @@ def evaluate(found: SimpleNamespace) -> dict[str, float | None]:
         gt_mask=found.gt_mask.int() if has_pixels else None,
     )
     values: dict[str, float | None] = {}
-    for metric in few_shot_evaluator().test_metrics:
+    metrics: Any = few_shot_evaluator().test_metrics
+    for metric in metrics:
         if metric.name in METRICS:
             metric.update(batch)
             value = metric.compute()

@@ -24,7 +24,7 @@ _COLOURS = (
 )  # fmt: skip
 _BESIDE_BELOW = 3  # panels in a row
 _MARKERS = "osD^vP*X<>ph"
-_STYLE = {
+_STYLE: Any = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9,
@@ -71,7 +71,7 @@ def over_shots(summary: pd.DataFrame, metric: str) -> str:
         for row in axes:
             row[0].set_ylabel(TITLES[metric])
         where = {"loc": "outside right upper"} if beside else {"loc": "outside lower left", "ncols": columns + 1}
-        figure.legend(*_handles(axes.flat[: len(data_sets)]), fontsize=8, **where)
+        figure.legend(*_handles(list(axes.flat)[: len(data_sets)]), fontsize=8, **where)
         return _svg(figure)
 
 
@@ -92,9 +92,10 @@ def speed_against_accuracy(speeds: pd.DataFrame, metric: str = "image_AUROC") ->
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(7.4, 3.9), layout="constrained")
         axes = figure.subplots()
-        for row in speeds.itertuples():
-            colour, marker = looks[str(row.method)]
-            axes.plot(row.images_per_second, row.mean, marker, color=colour, markersize=8, label=str(row.method))
+        for row in speeds.to_dict("records"):
+            method = str(row["method"])
+            colour, marker = looks[method]
+            axes.plot(row["images_per_second"], row["mean"], marker, color=colour, markersize=8, label=method)
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

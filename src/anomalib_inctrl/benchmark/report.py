@@ -183,16 +183,13 @@ def _references(done: pd.DataFrame) -> list[dict[str, Any]]:
     drawn = done[done.k_shot > 0].drop_duplicates(["data", "category", "k_shot", "seed"])
     return [
         {
-            "data": row.data,
-            "category": row.category,
-            "k_shot": row.k_shot,
-            "seed": row.seed,
+            **{name: row[name] for name in ("data", "category", "k_shot", "seed")},
             "files": [
                 {"name": Path(file).name, "sha256": digest}
-                for file, digest in zip(row.references.split(";"), row.reference_sha256.split(";"), strict=True)
+                for file, digest in zip(row["references"].split(";"), row["reference_sha256"].split(";"), strict=True)
             ],
         }
-        for row in drawn.itertuples()
+        for row in drawn.to_dict("records")
     ]
 
 

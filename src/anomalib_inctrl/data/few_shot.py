@@ -92,7 +92,7 @@ class FewShot(AnomalibDataModule):
         self.handed_out: set[str] = set()
 
     @property
-    def name(self) -> str:
+    def name(self) -> str:  # type: ignore[override]
         """Name of the wrapped data module."""
         return self.data.name
 
@@ -210,7 +210,7 @@ class _NotingLoader(DataLoader):
         super().__init__(collate_fn=collate_fn, **options)
         self.handed_out = handed_out
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         for batch in super().__iter__():
             self.handed_out.update(str(path) for path in batch.image_path or [])
             yield batch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from anomalib.metrics import Evaluator
@@ -82,7 +83,8 @@ class CorrectedWinClip(WinClip):
             return
         self.class_name = self._get_class_name()
         references = from_source(self.few_shot_source, self.k_shot, seed=0, transform=self._transform)
-        self.model.setup(self.class_name, references.images)
+        model: Any = self.model
+        model.setup(self.class_name, references.images)
         self.is_setup = True
 
     def collect_reference_images(self, dataloader: DataLoader) -> Tensor:
