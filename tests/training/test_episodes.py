@@ -111,6 +111,21 @@ def test_pools_all_images_of_the_parts(kit):
     assert not {i.path for i in data.train_pool.images} & {i.path for i in data.val_pool.images}
 
 
+def test_pools_are_parts_spelt_out(kit):
+    options = {"root": str(kit.root), "num_workers": 0}
+    parts = [
+        {"class_path": "MVTecAD", "init_args": {**options, "category": category}}
+        for category in ("bolt", "leaf", "tile")
+    ]
+    pool = {"class_path": "MVTecAD", "init_args": options, "categories": ["leaf", "tile"]}
+    spelt, pooled = (AuxiliaryData(**given) for given in ({"parts": parts}, {"parts": parts[:1], "pools": [pool]}))
+    assert [p.category for p in pooled.parts] == [p.category for p in spelt.parts] == ["bolt", "leaf", "tile"]
+    assert {str(p.root) for p in pooled.parts} == {str(kit.root)}
+    for wrong in ({"class_path": "MVTecAD"}, {"categories": ["leaf"]}, {**pool, "category": "leaf"}):
+        with pytest.raises(ValueError, match="A pool has class_path, categories"):
+            AuxiliaryData(pools=[wrong])
+
+
 def test_parts_by_class_path_are_the_same(kit):
     parts = [
         {"class_path": "anomalib.data.MVTecAD", "init_args": {"root": str(kit.root), "category": category}}

@@ -42,8 +42,10 @@ class AuxiliaryData(AnomalibDataModule):
     query is never among its own references.
 
     Args:
-        parts (list[AnomalibDataModule]): Data modules of one category each, as objects or as
+        parts (list[AnomalibDataModule] | None): Data modules of one category each, as objects or as
             ``{"class_path": ..., "init_args": ...}``.
+        pools (list[dict] | None): Many categories of one data module at once:
+            ``{"class_path": ..., "init_args": ..., "categories": [...]}``. They come after the parts.
         batch_size (int): Queries per step over all processes; even, half of them normal.
         steps_per_epoch (int): Steps of an epoch.
         k_shots (list[int]): Numbers of references; every step draws one of them, so that one model serves all.
@@ -56,13 +58,14 @@ class AuxiliaryData(AnomalibDataModule):
         seed (int): Of the hold-out, the references and the episodes.
 
     Raises:
-        ValueError: If a category is given twice, lacks anomalous images or enough normal ones, nothing is left to train
-            on, or a batch can't be halved.
+        ValueError: If a pool does not name its class and categories, a category is given twice, lacks anomalous images
+            or enough normal ones, nothing is left to train on, or a batch can't be halved.
     """
 
     def __init__(
         self,
-        parts: list[AnomalibDataModule],
+        parts: list[AnomalibDataModule] | None = None,
+        pools: list[dict[str, Any]] | None = None,
         batch_size: int = 48,
         steps_per_epoch: int = 100,
         k_shots: list[int] | None = None,
@@ -74,7 +77,8 @@ class AuxiliaryData(AnomalibDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, eval_batch_size, num_workers, seed=seed)
-        self.parts = [p if isinstance(p, AnomalibDataModule) else get_datamodule(dict(p)) for p in parts]
+        given: list[Any] = [*(parts or []), *(part for pool in pools or [] for part in _parts_of(pool))]
+        self.parts = [p if isinstance(p, AnomalibDataModule) else get_datamodule(dict(p)) for p in given]
         self.steps_per_epoch = steps_per_epoch
         self.k_shots = list(k_shots or (1, 2, 4, 8))
         self.max_references = max_references
@@ -86,7 +90,7 @@ class AuxiliaryData(AnomalibDataModule):
         self.category = ""
         names = [_category_of(part) for part in self.parts]
         if len(set(names)) != len(names) or not names:
-            msg = f"parts must be data modules of different categories, at least one, got {names}."
+            msg = f"parts and pools must be data modules of different categories, at least one, got {names}."
             raise ValueError(msg)
         if batch_size < 1 or batch_size % 2:
             msg = f"batch_size must be even and positive, as half of the queries are normal, got {batch_size}."
@@ -253,6 +257,19 @@ class AuxiliaryData(AnomalibDataModule):
     @staticmethod
     def _smallest_reserve(pool: Pool) -> int:
         return min(len(references) for references in pool.references.values()) - 1
+
+
+def _parts_of(pool: dict[str, Any]) -> list[dict[str, Any]]:
+    """Spell a pool out as one part per category."""
+    unknown = pool.keys() - {"class_path", "init_args", "categories"}
+    if unknown or "class_path" not in pool or not pool.get("categories"):
+        msg = f"A pool has class_path, categories and, if need be, init_args; got {dict(pool)}."
+        raise ValueError(msg)
+    shared = pool.get("init_args") or {}
+    return [
+        {"class_path": pool["class_path"], "init_args": {**shared, "category": category}}
+        for category in pool["categories"]
+    ]
 
 
 class EpisodeDataset(Dataset):

@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from anomalib.data import AnomalibDataModule, get_datamodule
 from torch.utils.data import DataLoader
 
 from anomalib_inctrl.prompts import class_name_of
-from anomalib_inctrl.reference_choice import Selection, select
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -56,7 +55,7 @@ class FewShot(AnomalibDataModule):
         k_shot: int = 4,
         seed: int = 0,
         files: list[str] | None = None,
-        selection: Selection = "random",
+        selection: Literal["random", "k_centre", "medoid"] = "random",
         backbone: str = "inctrl-tiny",
         pretrained: str | None = None,
     ) -> None:
@@ -168,6 +167,8 @@ class FewShot(AnomalibDataModule):
             from anomalib_inctrl.clip import ClipBackbone
 
             backbone = ClipBackbone(*self._encoder)
+        from anomalib_inctrl.reference_choice import select  # imports what may be importing this module
+
         chosen = [
             select([str(p) for p in group.image_path], self.k_shot, self.reference_seed, self.selection, backbone)
             for _, group in groups
