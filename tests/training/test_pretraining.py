@@ -93,6 +93,17 @@ def test_every_term_is_finite_and_reaches_its_features(encoded):
     torch.testing.assert_close(terms["loss"], expected)
 
 
+def test_the_text_score_learns_restraint_at_the_end(encoded):
+    coverage = torch.zeros(GROUPS, MEMBERS, PATCHES)
+    losses = []
+    for progress in (0.0, 1899 / 2200, 1900 / 2200):
+        torch.manual_seed(0)
+        terms = PretrainingObjective()(encoded, coverage, LABELS, progress)
+        losses.append(terms["loss"])
+    assert losses[0] == losses[1]
+    torch.testing.assert_close(losses[2] - losses[1], 9 * PretrainingObjective.WEIGHTS["state"] * terms["state"])
+
+
 def test_a_dropped_term_leaves_the_sum_and_an_unknown_one_is_refused(encoded):
     coverage = torch.zeros(GROUPS, MEMBERS, PATCHES)
     torch.manual_seed(2)

@@ -76,7 +76,8 @@ class Pretraining(LightningModule):
         torch.manual_seed(hash((self.hparams["seed"], self.global_step, self.global_rank)))
         encoded = Encoded(*(features.float() for features in self.encode(batch)))
         with torch.autocast(self.device.type, enabled=False):
-            terms = self.objective(encoded, batch.coverage, batch.labels)
+            progress = self.global_step / self.hparams["steps"]
+            terms = self.objective(encoded, batch.coverage, batch.labels, progress)
         self.log_dict(terms, prog_bar=True, batch_size=1)
         return terms["loss"]
 
