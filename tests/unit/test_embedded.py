@@ -39,8 +39,8 @@ def test_embedded_heads_put_every_branch_to_use_and_say_what_they_learned_from(k
     record = load_weights(model, EMBEDDED_BACKBONE)
     assert model.branches == model.BRANCHES.keys()
     assert record["licences"].keys() == {"ProceduralAD"}
-    assert len(record["trained_on"]) == 80
-    assert len(record["validated_on"]) == 20
+    assert len(record["trained_on"]) == 270
+    assert len(record["validated_on"]) == 30
 
 
 @BOTH
