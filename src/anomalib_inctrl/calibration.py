@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+MIRRORS = ((-1,), (-2,), (-2, -1))
+"""Axes along which a single reference is mirrored to be compared with itself."""
+
 _SMALLEST_HALF_RANGE = 1e-6
 
 

@@ -10,6 +10,7 @@ import torch.distributed.nn
 from anomalib.data import InferenceBatch
 from torch import Tensor, nn
 
+from anomalib_inctrl.calibration import MIRRORS
 from anomalib_inctrl.clip import ClipBackbone, ImageFeatures
 from anomalib_inctrl.references import Context, ReferenceBank
 
@@ -311,7 +312,7 @@ class InContextModel(nn.Module, ABC):
             raise RuntimeError(msg)
         if count == 1:
             picture = self.references.pictures_of(class_name)
-            turned = torch.cat([picture.flip(axes) for axes in ((-1,), (-2,), (-2, -1))])
+            turned = torch.cat([picture.flip(axes) for axes in MIRRORS])
             yield self.encode(self.backbone.from_pictures(turned)), context
             return
         for i in range(count):

@@ -6,7 +6,7 @@ be an experiment: drawn at random, spread out, or central.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,14 +14,12 @@ from torch.nn import functional as F  # noqa: N812 - the customary name
 
 from anomalib_inctrl.clip import EMBEDDED_BACKBONE, ClipBackbone, ImageFeatures
 from anomalib_inctrl.pre_processing import ClipPreProcessor
-from anomalib_inctrl.reference_images import draw, read_references
+from anomalib_inctrl.reference_images import Selection, draw, read_references
 from anomalib_inctrl.scoring import nearest_residuals
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
-
-Selection = Literal["random", "k_centre", "medoid"]
 
 _IMAGES_AT_ONCE = 32
 _ODD_SPREADS = 3.0  # robust standard deviations above the median, the customary limit of outliers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from anomalib.data.utils import get_image_filenames, read_image
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 logger = logging.getLogger(__name__)
+
+Selection = Literal["random", "k_centre", "medoid"]
+"""How references are chosen, see :func:`anomalib_inctrl.reference_choice.select`."""
 
 _WIDE_MODES = ("I", "F")  # Pillow's modes of more than eight bits a channel begin so
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import FeatureInfo, register_model
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the customary name
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__: list[str] = []  # timm adds the names it registers
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)  # what anomalib's models normalise with
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class TinyFeatures(nn.Module):
@@ -50,7 +48,9 @@ class TinyFeatures(nn.Module):
         Returns:
             list[Tensor]: A map ``(B, W, rows, columns)`` for every block, in ascending order.
         """
-        mean, std = (torch.tensor(s).to(images)[:, None, None] for s in (IMAGENET_MEAN, IMAGENET_STD))
+        # What anomalib's models normalise with.
+        imagenet = (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+        mean, std = (torch.tensor(s).to(images)[:, None, None] for s in imagenet)
         own_mean, own_std = (torch.tensor(s).to(images)[:, None, None] for s in self.backbone.convention[1:])
         images = (images * std + mean - own_mean) / own_std
         if tuple(images.shape[-2:]) != self.backbone.image_size:

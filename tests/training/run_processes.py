@@ -6,6 +6,7 @@ Arguments: devices, folder of the data, folder of features, folder of results.
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
@@ -19,10 +20,13 @@ def main(devices: int, root: Path, features: Path, results: Path) -> None:
     spec.loader.exec_module(conftest)
     conftest.encode_text_once(pytest.MonkeyPatch())
     kit = conftest.Kit(root, features)
+    # A folder for each process: a second fit begins in both at once, and anomalib's engine does not expect two to number
+    # their folders at the same moment.
+    rank = os.environ.get("LOCAL_RANK", "0")
     for name in conftest.MODELS:
         strategy = {"devices": devices, "strategy": "ddp"} if devices > 1 else {}
         run = kit.fit(
-            kit.build(name), results / name, kit.data_without_validation(), 2, precision="64-true", **strategy
+            kit.build(name), results / name / rank, kit.data_without_validation(), 2, precision="64-true", **strategy
         )
         if run.engine.trainer.is_global_zero:
             torch.save({"losses": run.losses.steps, "heads": run.heads}, results / f"{name}.pt")

@@ -12,12 +12,12 @@ from anomalib.models import get_model
 from anomalib.models.image.winclip.prompting import create_prompt_ensemble
 from anomalib.models.image.winclip.utils import visual_association_score
 from PIL import Image
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torchvision.transforms.v2.functional import normalize
 
 from anomalib_inctrl import CorrectedWinClip
 from anomalib_inctrl.clip import CLIP_MEAN, CLIP_STD, ClipBackbone
 from anomalib_inctrl.models.win_clip.torch_model import AnyBackboneWinClipModel
-from anomalib_inctrl.timm_backbone import IMAGENET_MEAN, IMAGENET_STD
 
 SIDE = ClipBackbone("inctrl-tiny", random=True).image_size[0]
 
@@ -30,7 +30,7 @@ def images() -> torch.Tensor:
 def test_timm_knows_the_embedded_backbone(images, embedded_backbone):
     """The same tokens as the backbone's own, from images normalised as anomalib's models do."""
     features = timm.create_model("inctrl_tiny", pretrained=True, features_only=True, out_indices=(4, 6))
-    maps = features(normalize(images, list(IMAGENET_MEAN), list(IMAGENET_STD)))
+    maps = features(normalize(images, list(IMAGENET_DEFAULT_MEAN), list(IMAGENET_DEFAULT_STD)))
     backbone = ClipBackbone("inctrl-tiny", blocks=[4, 6])
     expected = backbone.encode_image(normalize(images, list(CLIP_MEAN), list(CLIP_STD))).patches
     rows, columns = backbone.grid_size

@@ -25,7 +25,8 @@ class ModelEntry:
         shots: Numbers of references it runs with, those of them that the benchmark has; ``None`` for all above 0.
         image_size: Height and width its default pre-processor resizes to; ``None`` for its default.
         trainer: More arguments of Lightning's trainer, such as ``max_epochs``.
-        published: What :mod:`published figures <anomalib_inctrl.benchmark.published>` call it, if they have it.
+        published: What :func:`published_figures <anomalib_inctrl.benchmark.tables.published_figures>` call it, if they
+            have it.
     """
 
     name: str

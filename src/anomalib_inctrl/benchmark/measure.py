@@ -17,7 +17,10 @@ import anomalib_inctrl
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_PACKAGES = ("anomalib", "torch", "torchvision", "open_clip_torch", "timm")
+PACKAGES = ("anomalib", "torch", "torchvision", "open_clip_torch", "timm")
+VERSIONED = ("anomalib_inctrl", *PACKAGES, "python")
+"""What the figures depend on, with a version each."""
+
 _REPEATS = 3
 _RESET_PEAK = "5"  # what Linux takes to forget a process's peak of resident memory (proc(5), clear_refs)
 
@@ -78,7 +81,7 @@ _CLEAR_REFS, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 def versions() -> dict[str, str]:
     """Versions of what the figures depend on."""
     found = {"anomalib_inctrl": anomalib_inctrl.__version__, "python": platform.python_version()}
-    return found | {package: _version(package) for package in _PACKAGES}
+    return found | {package: _version(package) for package in PACKAGES}
 
 
 def _version(package: str) -> str:

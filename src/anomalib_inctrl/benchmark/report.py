@@ -11,8 +11,9 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from anomalib_inctrl.benchmark.cell import METRICS
+from anomalib_inctrl.benchmark.measure import VERSIONED
 from anomalib_inctrl.benchmark.plots import over_shots, speed_against_accuracy
-from anomalib_inctrl.benchmark.results import different_references, load_results, read_cell
+from anomalib_inctrl.benchmark.results import SEPARATOR, different_references, load_results, read_cell
 from anomalib_inctrl.benchmark.tables import (
     MARKS,
     TITLES,
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 _PLOTTED = ("image_AUROC", "pixel_AUROC", "pixel_AUPRO")
 _EXAMPLE_CATEGORIES = 3  # of every data set, spread over them; more would only make the file large
-_VERSIONED = ("anomalib_inctrl", "anomalib", "torch", "torchvision", "open_clip_torch", "timm", "python")
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def render(
         same_references=int(done[done.k_shot > 0].groupby(["data", "category", "k_shot", "seed"]).ngroups),
         references=_references(done),
         devices=sorted(set(done.device)),
-        versions={name: sorted(set(done[name].dropna())) for name in _VERSIONED if name in done},
+        versions={name: sorted(set(done[name].dropna())) for name in VERSIONED if name in done},
         text=cell_text,
         isna=pd.isna,
     )
@@ -186,7 +186,9 @@ def _references(done: pd.DataFrame) -> list[dict[str, Any]]:
             **{name: row[name] for name in ("data", "category", "k_shot", "seed")},
             "files": [
                 {"name": Path(file).name, "sha256": digest}
-                for file, digest in zip(row["references"].split(";"), row["reference_sha256"].split(";"), strict=True)
+                for file, digest in zip(
+                    row["references"].split(SEPARATOR), row["reference_sha256"].split(SEPARATOR), strict=True
+                )
             ],
         }
         for row in drawn.to_dict("records")

@@ -15,7 +15,7 @@ MEASURED = ("seconds", "seconds_fit", "seconds_test", "images_per_second", "peak
 """Columns that differ between two runs of the same cell."""
 
 KEYS = ("data", "category", "method", "k_shot", "seed")
-_SEPARATOR = ";"
+SEPARATOR = ";"  # of files and hashes in a cell of the table
 
 
 def load_results(grid: Grid) -> pd.DataFrame:
@@ -56,8 +56,8 @@ def _row(cell: Cell, record: dict[str, Any] | None) -> dict[str, Any]:
         **{name: found.get(name) for name in MEASURED},
         "test_images": found.get("test_images", 0),
         "device": found.get("device", ""),
-        "references": _SEPARATOR.join(reference["file"] for reference in references),
-        "reference_sha256": _SEPARATOR.join(reference["sha256"] for reference in references),
+        "references": SEPARATOR.join(reference["file"] for reference in references),
+        "reference_sha256": SEPARATOR.join(reference["sha256"] for reference in references),
         "class_path": cell.model.class_path,
         "selection": cell.selection,
         **found.get("versions", {}),
@@ -74,5 +74,5 @@ def different_references(frame: pd.DataFrame) -> list[str]:
     return [
         f"{data} {category}, K = {k_shot}, seed {seed}: {', '.join(group.method)}"
         for (data, category, k_shot, seed), group in groups
-        if group.reference_sha256.map(lambda hashes: tuple(sorted(hashes.split(_SEPARATOR)))).nunique() > 1
+        if group.reference_sha256.map(lambda hashes: tuple(sorted(hashes.split(SEPARATOR)))).nunique() > 1
     ]

@@ -5,19 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, get_args
 
 from anomalib.data import AnomalibDataModule, get_datamodule
 from torch.utils.data import DataLoader
 
 from anomalib_inctrl.prompts import class_name_of
+from anomalib_inctrl.reference_images import Selection
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 logger = logging.getLogger(__name__)
-
-_STRATEGIES = ("random", "k_centre", "medoid")
 
 
 class FewShot(AnomalibDataModule):
@@ -55,7 +54,7 @@ class FewShot(AnomalibDataModule):
         k_shot: int = 4,
         seed: int = 0,
         files: list[str] | None = None,
-        selection: Literal["random", "k_centre", "medoid"] = "random",
+        selection: Selection = "random",
         backbone: str = "inctrl-tiny",
         pretrained: str | None = None,
     ) -> None:
@@ -69,8 +68,8 @@ class FewShot(AnomalibDataModule):
         if k_shot < 1:
             msg = f"k_shot must be at least 1, got {k_shot}; without references use the data module itself."
             raise ValueError(msg)
-        if selection not in _STRATEGIES:
-            msg = f"selection must be one of {', '.join(_STRATEGIES)}, got {selection!r}."
+        if selection not in get_args(Selection):
+            msg = f"selection must be one of {', '.join(get_args(Selection))}, got {selection!r}."
             raise ValueError(msg)
         super().__init__(
             train_batch_size=self.data.train_batch_size,
@@ -161,14 +160,12 @@ class FewShot(AnomalibDataModule):
         return [row for row, path in enumerate(samples.image_path) if str(path) in wanted]
 
     def _drawn(self, normal: DataFrame) -> list[str]:
+        # In the function, for these import what may be importing this module.
+        from anomalib_inctrl.clip import ClipBackbone
+        from anomalib_inctrl.reference_choice import select
+
         groups = normal.groupby("category") if "category" in normal else [("", normal)]
-        backbone = None
-        if self.selection != "random":
-            from anomalib_inctrl.clip import ClipBackbone
-
-            backbone = ClipBackbone(*self._encoder)
-        from anomalib_inctrl.reference_choice import select  # imports what may be importing this module
-
+        backbone = None if self.selection == "random" else ClipBackbone(*self._encoder)
         chosen = [
             select([str(p) for p in group.image_path], self.k_shot, self.reference_seed, self.selection, backbone)
             for _, group in groups

@@ -17,18 +17,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
-from anomalib.data import AnomalibDataModule, AnomalibDataset
+from anomalib.data import AnomalibDataModule
 from anomalib.data.utils import Split
 from anomalib.utils.path import resolve_dataset_root
 
+from anomalib_inctrl.data.benchmarks.datamodule import BenchmarkDataset, samples_of_folder
 from anomalib_inctrl.data.folders import ensure_folder, save_image
 
 METADATA = "small_images.json"
 DIGITS = tuple(map(str, range(10)))
 QUERIES_PER_DIGIT = 50  # set aside for testing; the rest of a digit's images may be references
 _VERSION = 1  # raised whenever the same settings give other files
-_FOLDERS = ("train/good", "test/good", "test/other")
 
 
 class _Pictures(NamedTuple):
@@ -79,25 +78,10 @@ class _SmallImages(AnomalibDataModule):
 
     def _setup(self, _stage: str | None = None) -> None:
         self.prepare_data()
-        self.train_data = _SmallImagesDataset(self.root / self.category, Split.TRAIN)
-        self.test_data = _SmallImagesDataset(self.root / self.category, Split.TEST)
-
-
-class _SmallImagesDataset(AnomalibDataset):
-    """The images of a split, without masks."""
-
-    def __init__(self, folder: Path, split: Split) -> None:
-        super().__init__()
-        rows = [
-            {"image_path": str(path), "label": path.parent.name, "split": split.value, "mask_path": ""}
-            for name in _FOLDERS
-            if name.startswith(split.value)
-            for path in (folder / name).glob("*.png")
-        ]
-        samples = pd.DataFrame(rows)
-        samples["label_index"] = (samples.label != "good").astype(int)
-        samples.attrs["task"] = "classification"
-        self.samples = samples
+        folder = self.root / self.category
+        self.train_data, self.test_data = (
+            BenchmarkDataset(samples_of_folder(folder, split)) for split in (Split.TRAIN, Split.TEST)
+        )
 
 
 class DigitsAD(_SmallImages):

@@ -14,7 +14,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from anomalib_inctrl.calibration import UNKNOWN, statistics_of_normals, upper_limit
+from anomalib_inctrl.calibration import MIRRORS, UNKNOWN, statistics_of_normals, upper_limit
 from anomalib_inctrl.runtime.bank import SUFFIX, Bank, nearest_distances
 from anomalib_inctrl.runtime.graphs import Engine, open_graph
 from anomalib_inctrl.runtime.images import as_input
@@ -31,9 +31,6 @@ PROTOTYPES_FILE = "prototypes.safetensors"
 BANKS_FOLDER = "banks"
 AUTO = "auto"
 FORMAT = 1
-
-MIRRORS = ((-1,), (-2,), (-2, -1))
-"""Axes along which a single reference is mirrored to be compared with itself."""
 
 _PRODUCT_BYTES = 64 * 2**20  # bounds the similarities of query and reference patches that are held at once
 

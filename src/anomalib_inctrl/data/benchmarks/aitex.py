@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from anomalib_inctrl.data.benchmarks.datamodule import DefectData
 from anomalib_inctrl.data.benchmarks.preparation import (
@@ -26,10 +25,10 @@ from anomalib_inctrl.data.benchmarks.preparation import (
     check_counts,
     folders_named,
     images_in,
+    read_grey,
     split_normal,
 )
 from anomalib_inctrl.data.folders import save_image
-from anomalib_inctrl.reference_images import require_eight_bits
 
 logger = logging.getLogger(__name__)
 
@@ -81,17 +80,6 @@ def _innermost(folders: Sequence[Path], name: str) -> Path | None:
     return folder
 
 
-def _read(file: Path) -> np.ndarray:
-    """Read a strip as ``uint8`` array ``(height, width)``."""
-    require_eight_bits(file)
-    try:
-        with Image.open(file) as image:
-            return np.asarray(image.convert("L"))
-    except OSError as error:
-        msg = f"{file} can't be read as an image: {error}. Download it again."
-        raise ValueError(msg) from error
-
-
 def _squares(strip: np.ndarray) -> Iterator[np.ndarray]:
     """Cut a strip from left to right into squares as high as the strip; the last may be narrower."""
     side = strip.shape[0]
@@ -105,7 +93,7 @@ def _read_mask(strip: Path, files: Sequence[Path], size: tuple[int, ...]) -> np.
     Raises:
         ValueError: If a mask has another size.
     """
-    masks = [_read(file) > 0 for file in files]
+    masks = [read_grey(file) > 0 for file in files]
     for file, mask in zip(files, masks, strict=True):
         if mask.shape != size:
             msg = f"The mask {file} is {mask.shape[::-1]}, its strip {strip} {tuple(size)[::-1]}. Download both again."
@@ -136,7 +124,7 @@ def _write(source: Source, folder: Path) -> dict[str, Any] | None:
 
 def _write_normal(strips: Sequence[Path], folder: Path) -> None:
     names = [(f"{file.parent.name}_{file.stem}", file) for file in strips]
-    squares = [(f"{name}_{i:02}", square) for name, file in names for i, square in enumerate(_squares(_read(file)))]
+    squares = [(f"{name}_{i:02}", square) for name, file in names for i, square in enumerate(_squares(read_grey(file)))]
     for split, chosen in zip(("train", "test"), split_normal(sorted(squares, key=lambda s: s[0])), strict=True):
         for name, square in chosen:
             save_image(square, folder / split / "good" / f"{name}.png")
@@ -147,7 +135,7 @@ def _write_defective(file: Path, masks: Sequence[Path], folder: Path) -> None:
     if code not in DEFECTS:
         msg = f"{file.name} is not named 'number_defect_fabric' with a defect among {', '.join(DEFECTS)}."
         raise ValueError(msg)
-    strip = _read(file)
+    strip = read_grey(file)
     mask = _read_mask(file, masks, strip.shape)
     for index, (square, marked) in enumerate(zip(_squares(strip), _squares(mask), strict=True)):
         if marked.any():

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from anomalib_inctrl.data.benchmarks.datamodule import DefectData
 from anomalib_inctrl.data.benchmarks.preparation import (
@@ -21,6 +20,7 @@ from anomalib_inctrl.data.benchmarks.preparation import (
     Source,
     check_counts,
     files_named,
+    read_grey,
     split_normal,
 )
 from anomalib_inctrl.data.folders import save_image
@@ -45,12 +45,7 @@ def _thirds(file: Path, mask_file: Path) -> list[_Third]:
     Raises:
         ValueError: If a file can't be read or the sizes differ.
     """
-    try:
-        with Image.open(file) as image, Image.open(mask_file) as label:
-            pixels, mask = np.asarray(image.convert("L")), np.asarray(label.convert("L")) > 0
-    except OSError as error:
-        msg = f"{file} or its mask can't be read as an image: {error}. Download both again."
-        raise ValueError(msg) from error
+    pixels, mask = read_grey(file), read_grey(mask_file) > 0
     if pixels.shape != mask.shape:
         msg = f"The mask {mask_file} is {mask.shape[::-1]}, its image {pixels.shape[::-1]}. Download both again."
         raise ValueError(msg)

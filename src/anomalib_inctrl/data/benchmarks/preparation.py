@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 from PIL import Image
 from sklearn.model_selection import train_test_split
 
@@ -200,6 +201,21 @@ def copy_image(file: Path, folder: Path) -> Path:
         msg = f"{file} can't be read as an image: {error}. Download it again."
         raise ValueError(msg) from error
     return target
+
+
+def read_grey(file: Path) -> np.ndarray:
+    """Read an image as one grey channel: ``uint8`` ``(height, width)``.
+
+    Raises:
+        ValueError: If the file is no image, or has more than eight bits a channel.
+    """
+    require_eight_bits(file)
+    try:
+        with Image.open(file) as image:
+            return np.asarray(image.convert("L"))
+    except (OSError, SyntaxError) as error:
+        msg = f"{file} can't be read as an image: {error}. Download it again."
+        raise ValueError(msg) from error
 
 
 def count_images(folder: Path) -> dict[str, int]:

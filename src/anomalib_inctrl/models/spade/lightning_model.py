@@ -13,6 +13,7 @@ from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
@@ -23,7 +24,6 @@ from anomalib_inctrl.models.spade.torch_model import SpadeModel
 from anomalib_inctrl.pre_processing import ClipPreProcessor
 
 _SIZE = (256, 256)
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 _LAYERS, _POOLED_LAYER = ("layer1", "layer2", "layer3"), "layer4"  # a ResNet's
 
 
@@ -103,7 +103,8 @@ class Spade(AnomalibModule):
             ValueError: If a CLIP backbone is asked for another size.
         """
         if self._convention is None:
-            return PreProcessor(Compose([Resize(image_size or _SIZE, antialias=True), Normalize(_MEAN, _STD)]))
+            resize = Resize(image_size or _SIZE, antialias=True)
+            return PreProcessor(Compose([resize, Normalize(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)]))
         if image_size is not None and tuple(image_size) != self._convention.size:
             msg = f"The backbone takes images of {self._convention.size}, not {tuple(image_size)}."
             raise ValueError(msg)
