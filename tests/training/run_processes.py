@@ -20,8 +20,7 @@ def main(devices: int, root: Path, features: Path, results: Path) -> None:
     spec.loader.exec_module(conftest)
     conftest.encode_text_once(pytest.MonkeyPatch())
     kit = conftest.Kit(root, features)
-    # A folder for each process: a second fit begins in both at once, and anomalib's engine does not expect two to number
-    # their folders at the same moment.
+    # A folder for each: a second fit begins in both at once, and anomalib numbers folders without expecting company.
     rank = os.environ.get("LOCAL_RANK", "0")
     for name in conftest.MODELS:
         strategy = {"devices": devices, "strategy": "ddp"} if devices > 1 else {}
