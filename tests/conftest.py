@@ -6,6 +6,8 @@ What tests the formulae takes it untrained, whose weights come from a seed: no n
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -13,6 +15,10 @@ import torch
 from anomalib_inctrl.clip import ClipBackbone
 from anomalib_inctrl.models.inctrl.torch_model import InCTRLModel
 from anomalib_inctrl.models.inctrl_v2.torch_model import InCTRLv2Model
+from anomalib_inctrl.runtime.graphs import openvino_core
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # The models are tiny: threads cost more than they save, above all beside other tests. Processes inherit the variable.
 torch.set_num_threads(1)
@@ -22,6 +28,16 @@ os.environ["OMP_NUM_THREADS"] = "1"
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_openvino_core() -> Iterator[None]:
+    """Give anomalib's inferencers and the tests the one core there is: several that come and go kill the process."""
+    with pytest.MonkeyPatch.context() as patch:
+        if find_spec("openvino"):
+            core = openvino_core()
+            patch.setattr("openvino.Core", lambda: core)
+        yield
 
 
 @pytest.fixture(scope="session")

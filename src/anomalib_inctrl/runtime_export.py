@@ -30,6 +30,7 @@ from anomalib_inctrl.quantisation import LazyImages, join, quantise_encoder
 from anomalib_inctrl.references import Context
 from anomalib_inctrl.runtime.bank import SUFFIX, Bank, nearest_distances
 from anomalib_inctrl.runtime.detector import BANKS_FOLDER, FORMAT, MODEL_FILE, PROTOTYPES_FILE, InContextDetector
+from anomalib_inctrl.runtime.graphs import openvino_core
 from anomalib_inctrl.runtime.images import as_input, image_files
 
 if TYPE_CHECKING:
@@ -271,7 +272,7 @@ def export_quantised(
             "prototypes": bank.prototypes,
             "statistics": (statistics or bank.statistics).as_input(),
         }
-        encoder, scorer = (openvino.Core().read_model(Path(work, f"{name}.xml")) for name in ("encoder", "scorer"))
+        encoder, scorer = (openvino_core().read_model(Path(work, f"{name}.xml")) for name in ("encoder", "scorer"))
         openvino.save_model(join(encoder, scorer, constants), path, compress_to_fp16=False)
     return path
 

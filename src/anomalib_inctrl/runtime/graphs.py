@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Protocol
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,17 +55,28 @@ class OpenVinoGraph:
     """
 
     def __init__(self, path: Path, threads: int | None) -> None:
-        import openvino
-
         config: dict[str, str | int] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
         if threads is not None:
             config["INFERENCE_NUM_THREADS"] = threads
-        self._model = openvino.Core().compile_model(path, "CPU", config)
+        self._model = openvino_core().compile_model(path, "CPU", config)
         self._outputs = [output.any_name for output in self._model.outputs]
 
     def __call__(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
         """Compute all outputs, by name."""
         return dict(zip(self._outputs, self._model(inputs, share_inputs=True).to_tuple(), strict=True))
+
+
+@cache
+def openvino_core() -> Any:
+    """OpenVINO's entry point, one for the whole process and for as long as it lives.
+
+    Every core that computes on the CPU sets up a stack for signal handlers, and hands the one it found back when it
+    goes. Of two that go in the order they came, the second hands back the freed stack of the first, and the next signal
+    with a handler in Python, be it Ctrl+C or the end of a child process, kills the process.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def open_graph(folder: Path, name: str, engine: Engine | None, threads: int | None) -> Graph:

@@ -362,6 +362,24 @@ def test_runs_without_torch(export, kit, normals, tmp_path):
     assert detector.predict([normals / "002.png"])[0].pred_score == pytest.approx(float(score), abs=1e-6)
 
 
+def test_signals_are_handled_after_detectors_have_gone(export):
+    """With a core of OpenVINO for each, the first signal after two of them kills the process."""
+    script = (
+        "import gc, os, signal\n"
+        "from anomalib_inctrl.runtime import InContextDetector\n"
+        f"first, second = (InContextDetector({str(export)!r}, engine='openvino', threads=1) for _ in range(2))\n"
+        "del first\n"
+        "gc.collect()\n"
+        "del second\n"
+        "gc.collect()\n"
+        "signal.signal(signal.SIGINT, lambda *_: print('handled'))\n"
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+        "print('alive')\n"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (result.returncode, result.stdout.split()) == (0, ["handled", "alive"])
+
+
 def run(monkeypatch, capsys, *arguments) -> str:
     monkeypatch.setattr(sys, "argv", ["anomalib-inctrl-runtime", *map(str, arguments)])
     status = command_line.main()
