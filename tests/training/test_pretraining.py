@@ -23,7 +23,8 @@ from anomalib_inctrl.pretraining.objective import (
     ranking_loss,
     relation_loss,
 )
-from anomalib_inctrl.scoring import class_probability, nearest_residuals
+from anomalib_inctrl.pretraining.readout import align_readout, state_directions, still_discriminant, whole_words
+from anomalib_inctrl.scoring import abnormality_margin, class_probability, nearest_residuals
 
 GROUPS, NORMALS, MEMBERS, BLOCKS, PATCHES, WIDTH, DIM = 3, 4, 6, 2, 9, 8, 5
 LABELS = (torch.arange(MEMBERS) >= NORMALS).expand(GROUPS, -1)
@@ -221,6 +222,64 @@ def test_filters_hold_the_whole_patch_and_positions_differ():
     assert set(similarity[0].topk(2).indices.tolist()) == {1, 14}  # its neighbours to the right and below
 
 
+def test_states_differ_along_few_directions():
+    apart, wavering = torch.eye(DIM)[:2]
+    normal = F.normalize(torch.randn(20, DIM), dim=-1)
+    differences = 1.4 * apart + 0.1 * torch.linspace(-1, 1, 20)[:, None] * wavering
+    for sign in (1, -1):  # whatever sign the decomposition comes with
+        prototypes = torch.stack([normal, normal + sign * differences], dim=1)
+        directions, distance = state_directions(prototypes, count=2)
+        torch.testing.assert_close(directions[0], sign * apart, atol=1e-5, rtol=0)
+        torch.testing.assert_close(directions[1].abs(), wavering, atol=1e-5, rtol=0)
+        torch.testing.assert_close(distance, torch.tensor(1.4))
+
+
+def test_discriminant_is_fishers_and_stays_clear_of_what_images_vary_in():
+    shift, spread = torch.tensor([1.0, 1.0, 0.0]), torch.tensor([1.0, 2.0, 1.0])
+    coverage = torch.zeros(2, 1, 8000)
+    coverage[..., :4000] = 1
+    coverage[..., -10:] = math.nan  # nobody knows about these
+    offsets = 5 * torch.randn(2, 1, 1, 3)  # of the categories, which do not count
+    patches = spread * torch.randn(2, 1, 8000, 3) + offsets + (coverage == 1)[..., None] * shift
+    fisher = still_discriminant(patches, coverage, torch.zeros(1, 3))
+    torch.testing.assert_close(fisher, torch.tensor([1.0, 0.25, 0.0]), atol=0.06, rtol=0)
+    images = torch.tensor([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]])
+    still = still_discriminant(patches, coverage, images, still=1000.0)
+    torch.testing.assert_close(still, torch.tensor([0.0, 0.25, 0.0]), atol=0.06, rtol=0)
+    with pytest.raises(ValueError, match="no category with both"):
+        still_discriminant(patches, torch.zeros_like(coverage), images)
+
+
+def test_readout_quietens_images_and_lets_patches_tell():
+    backbone = ClipBackbone("inctrl-tiny", random=True)
+    initialize(backbone, torch.Generator().manual_seed(0))
+    data = GroupDataset(4, seed=5, groups=4, normals=2, anomalies=4)
+    words = whole_words(backbone, 6, torch.Generator().manual_seed(0))
+    assert len(set(words)) == 6
+    assert all(word.isalpha() and len(backbone.tokenizer.encode(word)) == 1 for word in words)
+    unseen = data[3]
+    pictures = backbone.from_pictures(unseen.images.flatten(0, 1))
+    prototypes = backbone.text_prototypes("object")
+
+    def margins():
+        features = backbone.encode_aligned(pictures)
+        images = abnormality_margin(F.normalize(features.pooled, dim=-1), prototypes)
+        return features.patches, images, abnormality_margin(features.aligned, prototypes)
+
+    taps, images, patches = margins()
+    align_readout(backbone, [data[i] for i in range(3)], words)
+    same_taps, quiet, telling = margins()
+    assert torch.equal(taps, same_taps)
+    assert quiet.std() < 0.2 * images.std()
+    anomalous, normal = (unseen.coverage >= 0.25).flatten(), (unseen.coverage == 0).flatten()
+
+    def shift(values):
+        values = values.flatten()
+        return (values[anomalous].mean() - values[normal].mean()) / values[normal].std()
+
+    assert shift(telling) > max(0.3, shift(patches))
+
+
 def test_batches_repeat_by_seed_and_hold_what_they_say():
     data = GroupDataset(5, seed=3, groups=2, normals=2, anomalies=2)
     batch, again, other = data[1], data[1], data[2]
@@ -250,6 +309,7 @@ def test_processes_share_the_batches_and_epochs_follow_each_other():
 @pytest.mark.slow
 def test_a_run_broken_off_ends_as_one_that_was_not(tmp_path, monkeypatch):
     monkeypatch.setattr(job, "_EPOCH", 1)
+    monkeypatch.setattr(job, "_READOUT_WORDS", 4)
     small = {"steps": 3, "groups": 2, "normals": 2, "anomalies": 1, "processes": 1}
     job.pretrain(tmp_path / "broken", stop_after=2, **small)
     broken = job.pretrain(tmp_path / "broken", **small)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from jsonargparse import auto_cli
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -14,9 +15,11 @@ from torch.utils.data import DataLoader
 
 from anomalib_inctrl.files import write_atomically
 from anomalib_inctrl.pretraining.groups import GroupDataset, StepSampler
+from anomalib_inctrl.pretraining.readout import align_readout, whole_words
 from anomalib_inctrl.pretraining.training import Pretraining
 
 _EPOCH = 50  # steps from one checkpoint to the next
+_READOUT_BATCHES, _READOUT_WORDS = 60, 256  # that the projection into the joint space is solved on at the end
 
 
 def pretrain(
@@ -82,6 +85,10 @@ def pretrain(
     loader = DataLoader(dataset, sampler=sampler, batch_size=None)
     trainer.fit(module, loader, ckpt_path=last if last.is_file() else None)
     written = output / "inctrl-tiny.safetensors"
+    if trainer.is_global_zero and trainer.global_step == steps:
+        words = whole_words(module.backbone, _READOUT_WORDS, torch.Generator().manual_seed(seed))
+        dataset.seed = seed + 1  # pictures it was not trained on
+        align_readout(module.backbone, map(dataset.__getitem__, range(min(_READOUT_BATCHES, len(dataset)))), words)
     if trainer.is_global_zero:
         write_weights(module, written)
     return written

@@ -17,7 +17,7 @@ _RELATED = 96  # patches of every group that are compared with each other and wi
 _KERNEL = 0.5  # mean squared difference of descriptors at which their kernel has fallen to 1/e
 _LATE, _LATE_FACTOR = 19 / 22, 10  # share of the training, step 1900 of 2200; of the weight of `state` after it
 _RANKING_SCALE = 20.0  # of differences of residuals
-_ANOMALOUS = 0.25  # share of a patch from which it must be found
+ANOMALOUS = 0.25  # share of a patch from which it must be found
 
 
 class Encoded(NamedTuple):
@@ -257,7 +257,7 @@ def relation_loss(patches: Tensor, descriptors: Tensor) -> Tensor:
 
 def patch_loss(logits: Tensor, coverage: Tensor) -> Tensor:
     """Cross-entropy of patches that are clearly anomalous or entirely normal, both kinds weighted alike."""
-    anomalous = coverage >= _ANOMALOUS
+    anomalous = coverage >= ANOMALOUS
     clear = anomalous | (coverage == 0)
     return balanced_bce(logits[clear], anomalous[clear])
 
@@ -269,7 +269,7 @@ def patch_ranking_loss(residuals: Tensor, coverage: Tensor) -> Tensor:
         residuals (Tensor): ``(G, M, N)``.
         coverage (Tensor): ``(G, M, N)``, see :class:`anomalib_inctrl.pretraining.groups.Groups`.
     """
-    anomalous = (coverage >= _ANOMALOUS).flatten(1)
+    anomalous = (coverage >= ANOMALOUS).flatten(1)
     clear = anomalous | (coverage == 0).flatten(1)
     groups = zip(residuals.flatten(1), anomalous, clear, strict=True)
     losses = [ranking_loss(r[c][None], a[c][None]) for r, a, c in groups if a.any() and (c & ~a).any()]
