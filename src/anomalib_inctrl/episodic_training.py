@@ -49,10 +49,16 @@ class EpisodicTrainingMixin(_Host):
     metadata: dict[str, Any]
 
     def _set_training_options(
-        self, learning_rate: float, feature_cache: str | Path | None, *, double_sigmoid: bool
+        self,
+        learning_rate: float,
+        feature_cache: str | Path | None,
+        *,
+        double_sigmoid: bool,
+        rotate_embeddings: bool,
     ) -> None:
         self.learning_rate = learning_rate
         self.double_sigmoid = double_sigmoid
+        self.rotate_embeddings = rotate_embeddings
         self._cache_root = feature_cache
         self._pairs: PairResiduals | None = None
         self.training_record: dict[str, Any] | None = None
@@ -118,6 +124,14 @@ class EpisodicTrainingMixin(_Host):
         self.log("loss", loss, prog_bar=True, **options)
         self.log_dict({f"loss/{name}": term for name, term in terms.items()}, **options)
         return loss
+
+    def _draw_rotation(self) -> Tensor | None:
+        """Orthogonal matrix for the step, the same in all processes and in a run that is gone on with."""
+        if not self.rotate_embeddings:
+            return None
+        width = self.model.backbone.embed_dim
+        drawn = torch.randn(width, width, generator=torch.Generator().manual_seed(self.global_step))
+        return torch.linalg.qr(drawn).Q.to(self.device, self.dtype)
 
     def _train_only_what_is_used(self) -> None:
         """Take the gradient from branches that are not trained; processes would wait for it in vain."""

@@ -98,6 +98,7 @@ def image_residual_score(
     references: Tensor,
     adapter: ResidualAdapter,
     head: ScoreHead,
+    rotation: Tensor | None = None,
 ) -> Tensor:
     """Score the difference between an image and the mean of its references: s_i of InCTRL (equations 3-5).
 
@@ -109,10 +110,13 @@ def image_residual_score(
         references (Tensor): Image embeddings ``(K, D)`` for all, or ``(B, K, D)``.
         adapter (ResidualAdapter): psi.
         head (ScoreHead): eta.
+        rotation (Tensor | None): Orthogonal matrix ``(D, D)`` by which all embeddings are turned first, in training.
 
     Returns:
         Tensor: ``(B,)`` in ``[0, 1]``.
     """
+    if rotation is not None:
+        query, references = query @ rotation, references @ rotation
     prototype = adapter(references).mean(dim=-2)  # I_p
     return head(prototype - adapter(query))
 

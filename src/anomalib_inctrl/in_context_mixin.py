@@ -76,6 +76,7 @@ class InContextMixin(EpisodicTrainingMixin, _Host):
         learning_rate: float,
         feature_cache: str | Path | None,
         double_sigmoid: bool,
+        rotate_embeddings: bool = False,
     ) -> None:
         """Check and keep the shared options. Precedes ``AnomalibModule.__init__``, whose hooks read them."""
         if phase not in {"few_shot", "train"}:
@@ -93,7 +94,9 @@ class InContextMixin(EpisodicTrainingMixin, _Host):
         self._convention = image_convention(backbone, pretrained)
         self._geometry = geometry
         self._calibration = calibration
-        self._set_training_options(learning_rate, feature_cache, double_sigmoid=double_sigmoid)
+        self._set_training_options(
+            learning_rate, feature_cache, double_sigmoid=double_sigmoid, rotate_embeddings=rotate_embeddings
+        )
         self.reference_record: dict[str, Any] | None = None
         self._restored = False
         self._without_validation_data = False

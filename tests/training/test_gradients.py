@@ -21,6 +21,8 @@ CASES = [
     ("InCTRLv2", {"branches": ["discriminative"]}, {"discriminative"}, PIXEL),
     ("InCTRLv2", {"branches": ["one_class"]}, {"one_class"}, ONE_CLASS),
     ("InCTRLv2", {"pixel_loss": False}, {"image", "one_class"}, {"image"} | ONE_CLASS),
+    ("InCTRL", {"rotate_embeddings": True}, {"image", "holistic"}, {"score", "image_score"}),
+    ("InCTRLv2", {"rotate_embeddings": True}, {"image", "discriminative", "one_class"}, {"image"} | PIXEL | ONE_CLASS),
     ("InCTRLv2", {"adapter_per_block": True}, {"image", "discriminative", "one_class"}, {"image"} | PIXEL | ONE_CLASS),
 ]
 
@@ -47,6 +49,29 @@ def test_gradients_reach_the_trained_branches_alone(kit, monkeypatch, name, opti
     optimized = {id(p) for group in model.configure_optimizers().param_groups for p in group["params"]}
     assert optimized == {id(p) for p in model.parameters() if p.requires_grad}
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)  # else DDP waits in vain
+
+
+def test_a_rotation_reaches_the_image_branch_alone(kit, name):
+    model = kit.build(name, feature_cache=None, rotate_embeddings=True)
+    query, context = model._encode(kit.batch(model))
+    model.model.use_branches(model._trained_branches)
+    model.eval()
+    rotation = model._draw_rotation()
+    width = model.model.backbone.embed_dim
+    torch.testing.assert_close(rotation @ rotation.T, torch.eye(width), atol=1e-5, rtol=0)
+    assert torch.equal(rotation, model._draw_rotation())  # all processes draw the same in a step
+    plain, turned = model.model.score(query, context), model.model.score(query, context, rotation=rotation)
+    assert (plain.image_score - turned.image_score).abs().max() > 1e-4
+    assert torch.equal(plain.text_score, turned.text_score)
+    assert torch.equal(plain.anomaly_map, turned.anomaly_map)
+    there = model.model.score(
+        query._replace(pooled=query.pooled @ rotation), context._replace(pooled=context.pooled @ rotation)
+    )
+    torch.testing.assert_close(there.image_score, turned.image_score)
+
+
+def test_without_the_option_nothing_is_turned(kit, name):
+    assert kit.build(name)._draw_rotation() is None
 
 
 def test_the_normal_stream_changes_the_one_class_branch_alone(kit):

@@ -47,6 +47,9 @@ class InCTRL(InContextMixin, AnomalibModule):
         feature_cache (str | Path | None): Folder in which training keeps the backbone's features, so that an image is
             encoded once; ``None`` encodes it in every step.
         double_sigmoid (bool): Train with the second sigmoid that the published code of InCTRL puts on probabilities.
+        rotate_embeddings (bool): Turn the image embeddings by a random rotation in every training step before the image
+            branch sees them, so that it learns how far an image lies from its references and not in which direction:
+            what directions mean on auxiliary categories need not hold on others. Ours; the papers do not.
         geometry (str): ``"crop"`` resizes the shorter side and crops the centre, as the papers do; ``"squash"`` resizes
             both sides, so that the ends of long images are seen, distorted.
         calibration (str): Where threshold and score range come from: ``"validation"`` data, or the normal
@@ -83,6 +86,7 @@ class InCTRL(InContextMixin, AnomalibModule):
         learning_rate: float = 1e-3,
         feature_cache: str | Path | None = None,
         double_sigmoid: bool = False,
+        rotate_embeddings: bool = False,
         geometry: Geometry = "crop",
         calibration: Calibration = "validation",
         pre_processor: nn.Module | bool = True,
@@ -103,6 +107,7 @@ class InCTRL(InContextMixin, AnomalibModule):
             learning_rate=learning_rate,
             feature_cache=feature_cache,
             double_sigmoid=double_sigmoid,
+            rotate_embeddings=rotate_embeddings,
         )
         self._trained_branches = list(InCTRLModel.BRANCHES)
         super().__init__(
@@ -119,7 +124,7 @@ class InCTRL(InContextMixin, AnomalibModule):
 
     def loss_terms(self, batch: EpisodeBatch) -> dict[str, Tensor]:
         """Focal losses of the score and of the image-level score (equation 9)."""
-        explanation = self.explain_episodes(batch)
+        explanation = self.model.score(*self._encode(batch), self._draw_rotation())
         options = {"double_sigmoid": self.double_sigmoid}
         return {
             "score": focal_loss(explanation.score, batch.gt_label, **options),

@@ -73,8 +73,15 @@ class InCTRLModel(InContextModel):
         """Numbers of the formula that are set by hand."""
         return {"alpha": self.alpha}
 
-    def score(self, query: ImageFeatures, context: Context) -> InCTRLExplanation:
-        """Fuse patch, image and text evidence (equations 1-8)."""
+    def score(self, query: ImageFeatures, context: Context, rotation: Tensor | None = None) -> InCTRLExplanation:
+        """Fuse patch, image and text evidence (equations 1-8).
+
+        Args:
+            query (ImageFeatures): Of ``B`` images.
+            context (Context): What they are compared with.
+            rotation (Tensor | None): Orthogonal matrix ``(D, D)`` that embeddings are turned by before the image
+                branch sees them, in training.
+        """
         text_score = class_probability(query.pooled, context.prototypes)  # s_a
         if not context.has_references:
             return self._score_by_text(text_score)
@@ -83,7 +90,9 @@ class InCTRLModel(InContextModel):
         image_score = holistic_score = None
         global_score = text_score
         if "image" in self.branches:
-            image_score = image_residual_score(query.pooled, context.pooled, self.adapter, self.image_head)  # s_i
+            image_score = image_residual_score(  # s_i
+                query.pooled, context.pooled, self.adapter, self.image_head, rotation
+            )
             global_score = (image_score + text_score) / 2
             if "holistic" in self.branches:
                 holistic_map = patch_residuals + (image_score + text_score)[:, None]  # M_x^+

@@ -56,6 +56,9 @@ class InCTRLv2(InContextMixin, AnomalibModule):
         feature_cache (str | Path | None): Folder in which training keeps the backbone's features, so that an image is
             encoded once; ``None`` encodes it in every step.
         double_sigmoid (bool): Train with the second sigmoid that the published code of InCTRL puts on probabilities.
+        rotate_embeddings (bool): Turn the image embeddings by a random rotation in every training step before the image
+            branch sees them, so that it learns how far an image lies from its references and not in which direction:
+            what directions mean on auxiliary categories need not hold on others. Ours; the papers do not.
         geometry (str): ``"crop"`` resizes the shorter side and crops the centre, as the papers do; ``"squash"`` resizes
             both sides, so that the ends of long images are seen, distorted.
         calibration (str): Where threshold and score range come from: ``"validation"`` data, or the normal
@@ -97,6 +100,7 @@ class InCTRLv2(InContextMixin, AnomalibModule):
         learning_rate: float = 1e-3,
         feature_cache: str | Path | None = None,
         double_sigmoid: bool = False,
+        rotate_embeddings: bool = False,
         geometry: Geometry = "crop",
         calibration: Calibration = "validation",
         pre_processor: nn.Module | bool = True,
@@ -117,6 +121,7 @@ class InCTRLv2(InContextMixin, AnomalibModule):
             learning_rate=learning_rate,
             feature_cache=feature_cache,
             double_sigmoid=double_sigmoid,
+            rotate_embeddings=rotate_embeddings,
         )
         self._trained_branches = trained_branches(branches, pixel_loss=pixel_loss)
         self.pixel_loss = pixel_loss
@@ -140,7 +145,7 @@ class InCTRLv2(InContextMixin, AnomalibModule):
     def loss_terms(self, batch: EpisodeBatch) -> dict[str, Tensor]:
         """L_I + L_P on the mixed batch and L_OASL on the normal one, term by term."""
         mixed = frozenset(self._trained_branches) - {"one_class"}
-        explanation = self.model.score(*self._encode(batch), branches=mixed)
+        explanation = self.model.score(*self._encode(batch), mixed, self._draw_rotation())
         terms = {}
         if "image" in self._trained_branches:
             terms["image"] = self._focal(explanation.score, batch.gt_label)

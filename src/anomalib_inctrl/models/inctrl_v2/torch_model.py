@@ -149,6 +149,7 @@ class InCTRLv2Model(InContextModel):
         query: ImageFeatures,
         context: Context,
         branches: frozenset[str] | None = None,
+        rotation: Tensor | None = None,
     ) -> InCTRLv2Explanation:
         """Score images and patches against references and text.
 
@@ -157,6 +158,8 @@ class InCTRLv2Model(InContextModel):
             context (Context): What they are compared with.
             branches (frozenset[str] | None): Branches to compute, for a loss that needs no others; ``None`` for those
                 in use.
+            rotation (Tensor | None): Orthogonal matrix ``(D, D)`` that embeddings are turned by before the image
+                branch sees them, in training.
         """
         branches = self.branches if branches is None else branches
         patch_residuals = patch_score = image_score = None
@@ -165,7 +168,9 @@ class InCTRLv2Model(InContextModel):
             patch_residuals = context.patch_residuals(query.patches)  # M_x
             patch_score = patch_residuals.amax(dim=1)  # s_p
             if "image" in branches:
-                image_score = image_residual_score(query.pooled, context.pooled, self.adapter, self.image_head)  # s_I
+                image_score = image_residual_score(  # s_I
+                    query.pooled, context.pooled, self.adapter, self.image_head, rotation
+                )
                 score = (image_score + text_score) / 2
             score = (1 - self.alpha) * score + self.alpha * patch_score  # s
         # S_a and S^_a
