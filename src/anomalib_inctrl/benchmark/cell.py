@@ -19,6 +19,7 @@ from anomalib.models.components import AnomalibModule
 from jsonargparse import ArgumentParser
 from lightning import seed_everything
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.trainer.states import TrainerFn
 from PIL import Image
 from torch import Tensor
 
@@ -101,7 +102,7 @@ def build_datamodule(cell: Cell) -> AnomalibDataModule:
     if cell.k_shot:
         datamodule = FewShot(datamodule, cell.k_shot, cell.seed, selection=cell.selection)  # type: ignore[arg-type]
     datamodule.prepare_data()
-    datamodule.setup()
+    datamodule.setup(TrainerFn.TESTING)  # a stage, else the trainer would set it up again
     return datamodule
 
 

@@ -13,6 +13,7 @@ from anomalib.models.image.winclip.torch_model import WinClipModel
 from torch import Tensor, nn
 
 from anomalib_inctrl.clip import ClipBackbone, fingerprint
+from anomalib_inctrl.models.win_clip.torch_model import AnyBackboneWinClipModel
 
 if TYPE_CHECKING:
     from anomalib.models.components import AnomalibModule
@@ -81,7 +82,7 @@ class SharedFeatures:
                     identity = f"{_identity(module)}{fingerprint(module)}"
                     for method in methods:
                         setattr(module, method, self._by_image(getattr(module, method), f"{identity}{method}"))
-            if isinstance(module, ClipBackbone):
+            if isinstance(module, (ClipBackbone, AnyBackboneWinClipModel)):
                 identity = f"{_identity(module)}{fingerprint(module)}{_SENTENCES}"
                 module.encode_sentences = self._by_sentences(module.encode_sentences, identity)  # type: ignore[method-assign]
 

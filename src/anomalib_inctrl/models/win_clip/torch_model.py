@@ -12,6 +12,7 @@ from torchvision.transforms.v2 import Compose
 from anomalib_inctrl.clip import create_clip, tokenizer_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 
@@ -46,7 +47,10 @@ class AnyBackboneWinClipModel(WinClipModel):
     @torch.no_grad()
     def _collect_text_embeddings(self, class_name: str) -> None:
         """Average the prompt ensembles of a class, in the words of this backbone's tokenizer."""
-        device = next(self.parameters()).device
         ensembles = create_prompt_ensemble(class_name)
-        embeddings = [self.clip.encode_text(self.tokenize(e).to(device)).mean(dim=0, keepdim=True) for e in ensembles]
-        self._text_embeddings = torch.cat(embeddings)
+        self._text_embeddings = torch.stack([self.encode_sentences(e).mean(dim=0) for e in ensembles])
+
+    def encode_sentences(self, sentences: Sequence[str]) -> torch.Tensor:
+        """Embed sentences in the joint space: ``(number of sentences, D)``, of any length."""
+        device = next(self.parameters()).device
+        return self.clip.encode_text(self.tokenize(list(sentences)).to(device))
