@@ -221,7 +221,9 @@ def test_shared_features_change_nothing_but_the_work(request, images, tmp_path):
         assert shared["metrics"][metric] == pytest.approx(value, abs=1e-3), metric
     # 6 test images, the references, and one entry each for normal and anomalous sentences.
     assert sizes == [6 + 1 + 2, 6 + len(references) + 2]
-    store.enter("another category", 9)
+    store.enter(cells[0].data.name, "another category", 9)
+    assert len(store) == sizes[-1]
+    store.enter("another data set", "nut", 9)
     assert len(store) == 0
 
 
@@ -241,7 +243,7 @@ class Doubling(TimmFeatureExtractor):
 def test_store_makes_room_and_leaves_out_what_does_not_fit():
     store, images = SharedFeatures(0), torch.arange(4.0).reshape(4, 1, 1, 1)
     store.limit = 16  # four images
-    store.enter("nut", 4)
+    store.enter("parts", "nut", 4)
     first, second, again = Doubling(2), Doubling(3), Doubling(2)
     for model in (first, second, again):
         store.attach(model)
@@ -254,11 +256,30 @@ def test_store_makes_room_and_leaves_out_what_does_not_fit():
     assert again.batches == [4]
     assert second(images)["layer"].tolist() == [0, 3, 6, 9]
     assert len(store) == 4  # the first encoder made room for the second
-    store.enter("bolt", 5)
+    store.enter("parts", "bolt", 5)
     assert len(store) == 0
     first.batches.clear()
     assert first(images)["layer"].tolist() == [0, 2, 4, 6]
     assert first.batches == [4]  # five images do not fit: a batch as ever
+    assert len(store) == 0
+
+
+def test_parts_of_a_group_share_images_while_there_is_room():
+    store, images = SharedFeatures(0), torch.arange(6.0).reshape(6, 1, 1, 1)
+    store.limit = 24  # six images
+    model = Doubling(2)
+    store.enter("digits", "0", 3)
+    store.attach(model)
+    model(images[:3])
+    model.batches.clear()
+    store.enter("digits", "1", 3)
+    assert model(images[1:4])["layer"].tolist() == [2, 4, 6]
+    assert model.batches == [1]  # one of them is new
+    store.enter("digits", "1", 3)
+    assert len(store) == 4
+    store.enter("digits", "2", 3)
+    assert len(store) == 0  # seven might come together
+    store.enter("faces", "0", 3)
     assert len(store) == 0
 
 

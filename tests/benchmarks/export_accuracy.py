@@ -25,6 +25,7 @@ from anomalib_inctrl.data.demo import CATEGORIES
 from anomalib_inctrl.reference_images import draw
 from anomalib_inctrl.runtime import InContextDetector
 
+_CALIBRATION_IMAGES = 16
 FORMS = [("onnx", "fp32"), ("onnx", "fp16"), ("openvino", "fp32"), ("openvino", "fp16"), ("openvino", "int8")]
 EXPORT = """
 import resource, sys
@@ -91,11 +92,15 @@ def main() -> None:
         for category in options.categories
         for seed in range(options.seeds)
     ]
-    calibration = options.root / options.categories[0] / "train" / "good"
     sys.stdout.write(
         "| form | image AUROC | pixel AUROC | encoder, MB | memory of the export, MB |\n|---|---|---|---|---|\n"
     )
     with tempfile.TemporaryDirectory() as work:
+        calibration = Path(work, "calibration")  # some normal images of every category
+        calibration.mkdir()
+        for category in options.categories:
+            for path in sorted((options.root / category / "train" / "good").iterdir())[:_CALIBRATION_IMAGES]:
+                (calibration / f"{category}-{path.name}").symlink_to(path.resolve())
         for kind, precision in FORMS:
             folder = Path(work, f"{kind}-{precision}")
             arguments = [folder, kind, precision, options.backbone, options.weights, calibration, *options.categories]

@@ -1,8 +1,8 @@
 """What the embedded backbone and its heads find on images they never saw, beside simpler methods.
 
-Not a test: run ``python tests/benchmarks/tiny_evaluation.py``. Every method sees the same references and queries. The
-sets of real images (``demo``, ``digits``, ``faces``) serve for this report alone; whatever is chosen about the backbone
-is chosen on ``generated``, whose categories no training sees.
+Not a test: run ``python tests/benchmarks/tiny_evaluation.py``. Every method sees the same references, drawn as the
+models draw them, and the same queries. The sets of real images (``demo``, ``digits``, ``faces``) serve for this report
+alone; whatever is chosen about the backbone is chosen on ``generated``, whose categories no training sees.
 
 Methods: the project's models with their embedded heads and without any; without any on the same backbone with random
 weights; PatchCore's nearest neighbours (anomalib's default of 3 x 3 pooling; all patches kept, no re-weighting, which
@@ -33,6 +33,7 @@ from anomalib_inctrl.data import demo, generated
 from anomalib_inctrl.in_context import InContextModel
 from anomalib_inctrl.models.inctrl.torch_model import InCTRLModel
 from anomalib_inctrl.models.inctrl_v2.torch_model import InCTRLv2Model
+from anomalib_inctrl.reference_images import draw
 from anomalib_inctrl.references import Context
 from anomalib_inctrl.scoring import to_pixels
 
@@ -215,7 +216,8 @@ def main() -> None:
             prototypes = {name: backbone.text_prototypes(task.class_name) for name, backbone in backbones.items()}
             for k_shot in options.k_shots:
                 for seed in range(options.seeds):
-                    chosen = np.random.default_rng(seed).choice(task.references, k_shot, replace=False)
+                    names = draw([f"{index:05}" for index in task.references], k_shot, seed)
+                    chosen = np.array([int(name) for name in names])
                     kept = ~np.isin(task.queries, chosen)
                     for method in compared:
                         scores, maps = method.score(

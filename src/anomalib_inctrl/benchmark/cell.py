@@ -69,7 +69,7 @@ def run_cell(
     torch_device = torch.device("cuda", device or 0) if accelerator == "cuda" else torch.device("cpu")
     start = time.perf_counter()
     datamodule = build_datamodule(cell)
-    store.enter(f"{cell.data.name}/{cell.category}", _count_images(datamodule))
+    store.enter(cell.data.name, cell.category, _count_images(datamodule))
     memory = PeakMemory(torch_device)
     model = build_model(cell.model, cell.k_shot, cell.seed, class_name_of(datamodule))
     predictions = _Predictions()

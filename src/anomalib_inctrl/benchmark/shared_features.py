@@ -42,7 +42,9 @@ class SharedFeatures:
     def __init__(self, megabytes: int) -> None:
         self.limit = megabytes * 2**20
         self.group: str | None = None
+        self._part: str | None = None
         self._images = 0
+        self._held: dict[str, int] = {}  # images by encoder that were there before this part
         self._known: dict[str, dict[bytes, Any]] = {}  # by encoder, the one used last at the end
         self._bytes_per_image: dict[str, int] = {}
         self._off = False
@@ -51,17 +53,23 @@ class SharedFeatures:
         """Number of images and ensembles of sentences in the store."""
         return sum(len(features) for features in self._known.values())
 
-    def enter(self, group: str, images: int) -> None:
-        """Forget the features of other groups; cells of one group share images.
+    def enter(self, group: str, part: str, images: int) -> None:
+        """Forget the features of other groups, and of other parts of the group where there is no room for more.
 
         Args:
-            group (str): What the images belong to, a category say.
-            images (int): How many there are, references included.
+            group (str): What the images belong to, a data set say, whose parts may have the same test images.
+            part (str): Which part of it is next, a category say.
+            images (int): How many images that has, references included.
         """
         self._images = images
         if group != self.group:
-            self.group = group
             self._known.clear()
+        if (group, part) != (self.group, self._part):
+            self.group, self._part = group, part
+            for encoder, known in list(self._known.items()):
+                if (len(known) + images) * self._bytes_per_image.get(encoder, 0) > self.limit:
+                    del self._known[encoder]
+            self._held = {encoder: len(known) for encoder, known in self._known.items()}
 
     @contextmanager
     def off(self) -> Iterator[None]:
@@ -118,7 +126,7 @@ class SharedFeatures:
     def _open(self, encoder: str) -> dict[bytes, Any]:
         """Features of an encoder; others make room for those it may still bring."""
         self._known[encoder] = self._known.pop(encoder, {})
-        needed = self._bytes_per_image.get(encoder, 0) * self._images
+        needed = self._bytes_per_image.get(encoder, 0) * (self._held.get(encoder, 0) + self._images)
         others = {name: sum(map(_size, known.values())) for name, known in self._known.items() if name != encoder}
         for name, size in others.items():
             if needed + sum(others[n] for n in others if n in self._known) <= self.limit:

@@ -122,11 +122,14 @@ class InCTRL(InContextMixin, AnomalibModule):
         )
         self._finish(weights)
 
+    model: InCTRLModel
+
     def loss_terms(self, batch: EpisodeBatch) -> dict[str, Tensor]:
         """Focal losses of the score and of the image-level score (equation 9)."""
         explanation = self.model.score(*self._encode(batch), self._draw_rotation())
-        options = {"double_sigmoid": self.double_sigmoid}
+        scores = {"score": explanation.score, "image_score": explanation.image_score}
         return {
-            "score": focal_loss(explanation.score, batch.gt_label, **options),
-            "image_score": focal_loss(explanation.image_score, batch.gt_label, **options),
+            name: focal_loss(score, batch.gt_label, double_sigmoid=self.double_sigmoid)
+            for name, score in scores.items()
+            if score is not None
         }
