@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
+import time
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -225,6 +228,39 @@ def test_shared_features_change_nothing_but_the_work(request, images, tmp_path):
     assert len(store) == sizes[-1]
     store.enter("another data set", "nut", 9)
     assert len(store) == 0
+
+
+KILLED = """
+import multiprocessing, os, signal, sys, time
+
+def work(queue):
+    from anomalib_inctrl.benchmark.job import end_with_parent
+    end_with_parent()
+    queue.put(os.getpid())
+    time.sleep(600)
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    context.Process(target=work, args=(queue,)).start()
+    print(queue.get(), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL.")
+def test_processes_end_with_a_benchmark_that_is_killed(tmp_path):
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED)
+    output = subprocess.run(
+        [sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ).stdout
+    worker = Path(f"/proc/{int(output)}") if Path("/proc").is_dir() else None
+    deadline = time.monotonic() + 20
+    while worker is not None and worker.exists() and worker.joinpath("stat").read_text().split()[2] != "Z":
+        assert time.monotonic() < deadline, "the worker outlives its parent"
+        time.sleep(0.1)
 
 
 class Doubling(TimmFeatureExtractor):

@@ -19,12 +19,17 @@ from collections import Counter
 from pathlib import Path
 
 import anomalib.data
+import anomalib.pipelines.components.base.pipeline as pipeline_base
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+import yaml
 from anomalib.data import get_datamodule
+from jsonargparse import Namespace
 from PIL import Image
 
+from anomalib_inctrl.benchmark.pipeline import FewShotBenchmark
 from anomalib_inctrl.data import Aitex, AuxiliaryData, BrainMRI, Elpv, HeadCT, KolektorSDD, Mnist
 from anomalib_inctrl.data.benchmarks import DATA_MODULES, UnsafeArchiveError, __main__, elpv, preparation
 from anomalib_inctrl.data.benchmarks.archives import unpack
@@ -125,12 +130,17 @@ def make_mnist(folder: Path, compressed: bool = True) -> Path:
     return folder
 
 
-def make_cifar10(folder: Path) -> Path:
+def make_cifar10(folder: Path, copies: int = 1) -> Path:
     for number, name in enumerate([*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]):
-        labels = [number, (number + 3) % 10, 9]
-        data = picture(number, (3, 3072))
+        labels = [number, (number + 3) % 10, 9] * copies
+        data = picture(number, (3 * copies, 3072))
         (folder / "cifar-10-batches-py").mkdir(parents=True, exist_ok=True)
-        content = {b"batch_label": name.encode(), b"labels": labels, b"data": data, b"filenames": [b"a.png"] * 3}
+        content = {
+            b"batch_label": name.encode(),
+            b"labels": labels,
+            b"data": data,
+            b"filenames": [b"a.png"] * len(labels),
+        }
         (folder / "cifar-10-batches-py" / name).write_bytes(pickle.dumps(content, protocol=2))
     return folder
 
@@ -320,6 +330,71 @@ def test_prompts_say_what_the_images_show(kind, class_name):
     assert class_name_of(kind()) == class_name
     assert class_name_of(kind(class_name="thing")) == "thing"
     assert getattr(anomalib.data, kind.__name__) is kind
+
+
+TINY_TIMM = {"backbone": "inctrl_tiny", "layers": ["blocks.4", "blocks.5"]}
+SMALL_MODELS = {  # what takes the place of the published backbones and of weights that are trained on the real data
+    "Padim": TINY_TIMM | {"n_features": 20},
+    "Patchcore": TINY_TIMM | {"coreset_sampling_ratio": 1.0},
+    "CoOp": {"backbone": "inctrl-tiny", "weights": "random", "n_context": 2},
+    "InCTRL": {"backbone": "inctrl-tiny"},
+    "Spade": {"backbone": "inctrl-tiny"},
+    "ClipZeroShot": {"backbone": "inctrl-tiny"},
+    "CorrectedWinClip": {"backbone": "inctrl-tiny", "scales": [3]},
+}
+
+
+def write_split(folder: Path) -> None:
+    """A category in MVTec AD's layout, which VisA is brought into as well."""
+    for i in range(3):
+        write(folder / f"train/good/{i}.png", picture(i, (32, 32, 3)))
+    for i, kind in enumerate(("good", "bad")):
+        write(folder / f"test/{kind}/0.png", picture(10 + i, (32, 32, 3)))
+    write(folder / "ground_truth/bad/0_mask.png", np.pad(np.full((8, 8), 255, np.uint8), 12))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_configuration_of_table_1_runs_on_small_copies(prepared, tmp_path, monkeypatch):
+    """Every data set, method and protocol of the file; the first category of each, K = 0 and 2, one draw."""
+    monkeypatch.setattr(pipeline_base, "redirect_logs", lambda _: None)
+    monkeypatch.chdir(tmp_path)
+    write_split(tmp_path / "mvtec/bottle")
+    write_split(tmp_path / "visa/visa_pytorch/candle")
+    cifar10 = tmp_path / "cifar10"  # with more images of every class
+    build("Cifar10", cifar10, make_cifar10(tmp_path / "download", copies=4)).prepare_data()
+    roots = {**prepared, "MVTecAD": tmp_path / "mvtec", "Visa": tmp_path / "visa", "Cifar10": cifar10}
+    config = yaml.safe_load(Path(__file__).parents[2].joinpath("configs/benchmark_inctrl_table1.yaml").read_text())
+    config["accelerator"] = "cpu"
+    section = config["few_shot_benchmark"] | {"shots": [0, 2], "seeds": [0], "output": str(tmp_path / "results")}
+    for entry in section["data"]:
+        strict = {"strict": False} if entry["class_path"] in DATA_MODULES else {}
+        entry["init_args"] = {**entry.get("init_args", {}), "root": str(roots[entry["class_path"]]), **strict}
+        chosen = ["dog"] if entry["class_path"] == "Cifar10" else entry.get("categories", [])  # a dog is tested
+        entry["categories"] = chosen[:1] if "categories" in entry else []
+        entry.pop("model_args", None)
+    for entry in section["models"]:
+        if entry["class_path"] == "WinClip":  # its backbone can't be chosen
+            entry |= {"class_path": "CorrectedWinClip", "init_args": {"normalise_references": False}}
+        weights = {"weights": "inctrl-tiny"} if entry["name"] == "InCTRL" else {}
+        entry["init_args"] = {**entry.get("init_args", {}), **SMALL_MODELS[entry["class_path"]], **weights}
+        if entry["class_path"] in {"Padim", "Patchcore"}:
+            entry["image_size"] = [112, 112]
+    file = tmp_path / "table1.yaml"
+    file.write_text(yaml.safe_dump(config | {"few_shot_benchmark": section}))
+    FewShotBenchmark().run(Namespace(config=file))
+
+    results = pd.read_csv(tmp_path / "results/results.csv")
+    assert set(results.data) == {entry["name"] for entry in section["data"]}
+    assert len(set(results.data)) == 9 + 2  # the nine, and two of them in the multi-class protocol
+    assert len(results) == 11 * (2 + 7)  # two methods without references, seven with them
+    assert results.error.isna().all()
+    assert results.image_AUROC.between(0, 1).all()
+    with_references = results[results.k_shot == 2].groupby(["data", "category"], dropna=False)
+    assert (with_references.reference_sha256.nunique() == 1).all()
+    published = pd.read_csv(tmp_path / "results/published.csv")
+    assert set(published.data) >= {"ELPV", "VisA", "MVTec AD", "CIFAR-10"}
+    assert (tmp_path / "results/report.html").stat().st_size > 10_000
 
 
 def test_configurations_find_them(prepared):

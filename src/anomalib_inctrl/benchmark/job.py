@@ -6,10 +6,13 @@ import contextlib
 import io
 import json
 import logging
+import multiprocessing
 import os
 import traceback
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import torch
@@ -60,6 +63,7 @@ class CellJob(Job):
         """
         if task_id is not None:
             _quieten()
+            end_with_parent()
         if self.threads:
             torch.set_num_threads(self.threads)
         store = _stores.setdefault(os.getpid(), SharedFeatures(self.feature_cache_mb))
@@ -135,6 +139,23 @@ class CellJobGenerator(JobGenerator):
             for cell in grid.cells()
             if not (grid.output / CELLS / f"{cell.key}.json").is_file()
         ]
+
+
+@cache
+def end_with_parent() -> None:
+    """Let this process end as soon as the one that started it does, which may be killed without telling anybody.
+
+    A pool's process would otherwise wait for work for good, with the memory it has.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=wait, name="end-with-parent", daemon=True).start()
 
 
 def _quieten() -> None:
