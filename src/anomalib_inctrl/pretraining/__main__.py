@@ -85,7 +85,7 @@ def pretrain(
     loader = DataLoader(dataset, sampler=sampler, batch_size=None)
     trainer.fit(module, loader, ckpt_path=last if last.is_file() else None)
     written = output / "inctrl-tiny.safetensors"
-    if trainer.is_global_zero and trainer.global_step == steps:
+    if trainer.is_global_zero and (stop_after is None or stop_after >= steps):
         words = whole_words(module.backbone, _READOUT_WORDS, torch.Generator().manual_seed(seed))
         dataset.seed = seed + 1  # pictures it was not trained on
         align_readout(module.backbone, map(dataset.__getitem__, range(min(_READOUT_BATCHES, len(dataset)))), words)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
@@ -127,9 +128,9 @@ class InCTRL(InContextMixin, AnomalibModule):
     def loss_terms(self, batch: EpisodeBatch) -> dict[str, Tensor]:
         """Focal losses of the score and of the image-level score (equation 9)."""
         explanation = self.model.score(*self._encode(batch), self._draw_rotation())
-        scores = {"score": explanation.score, "image_score": explanation.image_score}
+        image_score = cast("Tensor", explanation.image_score)  # all branches are in use in training
+        options = {"double_sigmoid": self.double_sigmoid}
         return {
-            name: focal_loss(score, batch.gt_label, double_sigmoid=self.double_sigmoid)
-            for name, score in scores.items()
-            if score is not None
+            "score": focal_loss(explanation.score, batch.gt_label, **options),
+            "image_score": focal_loss(image_score, batch.gt_label, **options),
         }
