@@ -23,7 +23,14 @@ from anomalib_inctrl.pretraining.objective import (
     ranking_loss,
     relation_loss,
 )
-from anomalib_inctrl.pretraining.readout import align_readout, state_directions, still_discriminant, whole_words
+from anomalib_inctrl.pretraining.readout import (
+    align_readout,
+    category_whitening,
+    state_directions,
+    still_discriminant,
+    whole_words,
+)
+from anomalib_inctrl.pretraining.schedule import PHASES, STEPS, phase_at, rate_at
 from anomalib_inctrl.scoring import abnormality_margin, class_probability, nearest_residuals
 
 GROUPS, NORMALS, MEMBERS, BLOCKS, PATCHES, WIDTH, DIM = 3, 4, 6, 2, 9, 8, 5
@@ -94,15 +101,38 @@ def test_every_term_is_finite_and_reaches_its_features(encoded):
     torch.testing.assert_close(terms["loss"], expected)
 
 
-def test_the_text_score_learns_restraint_at_the_end(encoded):
+def test_a_steps_factors_multiply_the_weights(encoded):
     coverage = torch.zeros(GROUPS, MEMBERS, PATCHES)
     losses = []
-    for progress in (0.0, 1899 / 2200, 1900 / 2200):
+    for factors in ({}, {"state": 10.0}):
         torch.manual_seed(0)
-        terms = PretrainingObjective()(encoded, coverage, LABELS, progress)
+        terms = PretrainingObjective()(encoded, coverage, LABELS, factors)
         losses.append(terms["loss"])
-    assert losses[0] == losses[1]
-    torch.testing.assert_close(losses[2] - losses[1], 9 * PretrainingObjective.WEIGHTS["state"] * terms["state"])
+    torch.testing.assert_close(losses[1] - losses[0], 9 * PretrainingObjective.WEIGHTS["state"] * terms["state"])
+
+
+def test_phases_follow_each_other_at_any_length_and_name_terms():
+    found = [phase_at(step, STEPS) for step in (0, 1899, 1900, 2199, 2200, STEPS - 1)]
+    assert found == [PHASES[i] for i in (0, 0, 1, 1, 2, 2)]
+    assert phase_at(4399, 2 * STEPS) is PHASES[1]  # two processes count their batches together
+    assert phase_at(4400, 2 * STEPS) is PHASES[2]
+    for phase in PHASES:
+        assert sum(phase.kinds) == pytest.approx(1)
+        assert phase.factors.keys() <= PretrainingObjective.WEIGHTS.keys()
+
+
+def test_the_learning_rate_rises_and_falls_in_every_cycle():
+    rates = [rate_at(step, STEPS) for step in range(STEPS)]
+    assert rates[0] == pytest.approx(1 / 200)
+    assert max(rates[:2200]) == pytest.approx(1.0)
+    assert rates[2199] == pytest.approx(0.01, abs=1e-4)
+    assert max(rates[2200:]) == pytest.approx(0.5)
+    assert rates[-1] == pytest.approx(0.005, abs=1e-4)
+    for first, last in ((0, 2200), (2200, STEPS)):
+        cycle = rates[first:last]
+        assert cycle[:200] == sorted(cycle[:200])
+        assert cycle[200:] == sorted(cycle[200:], reverse=True)
+    assert all(0 < rate_at(step, 3) <= 1 for step in range(3))
 
 
 def test_a_dropped_term_leaves_the_sum_and_an_unknown_one_is_refused(encoded):
@@ -250,6 +280,40 @@ def test_discriminant_is_fishers_and_stays_clear_of_what_images_vary_in():
         still_discriminant(patches, torch.zeros_like(coverage), images)
 
 
+def test_whitening_makes_a_category_vary_alike_in_all_directions():
+    torch.manual_seed(0)
+    spread = torch.tensor([[2.0, 0.5, 0.0], [0.0, 1.0, 0.3], [0.0, 0.0, 0.6]])
+    images = 10 * torch.randn(400, 1, 3) + torch.randn(400, 5, 3) @ spread
+    whitened = images @ category_whitening(images)
+    centred = (whitened - whitened.mean(dim=1, keepdim=True)).flatten(0, 1)
+    scatter = centred.T @ centred / (400 * 4)
+    mean = (spread.T @ spread).trace() / 3
+    torch.testing.assert_close(scatter, mean * torch.eye(3), atol=0.35, rtol=0)  # a ridge of a hundredth
+    torch.testing.assert_close(category_whitening(whitened), torch.eye(3), atol=0.15, rtol=0)
+
+
+def test_readout_keeps_products_of_images_and_texts_but_for_states(monkeypatch):
+    monkeypatch.setattr("anomalib_inctrl.pretraining.readout.state_directions", _no_directions)
+    backbone = ClipBackbone("inctrl-tiny", random=True)
+    initialize(backbone, torch.Generator().manual_seed(0))
+    data = GroupDataset(3, seed=5, groups=4, normals=3, anomalies=3)
+    pictures = backbone.from_pictures(data[0].images.flatten(0, 1))
+
+    def products():
+        tokens = backbone.tokenizer(["a photo of a brick", "a damaged coin"])
+        return backbone.visual(pictures) @ backbone.text(tokens).T
+
+    before = products()
+    align_readout(backbone, [data[i] for i in range(3)], ["brick", "coin"])
+    after = products()
+    torch.testing.assert_close(after, before, rtol=1e-2, atol=1e-3 * float(before.abs().max()))
+
+
+def _no_directions(prototypes, count=24):
+    del count
+    return torch.zeros(1, prototypes.shape[-1]), torch.tensor(1.0)
+
+
 def test_readout_quietens_images_and_lets_patches_tell():
     backbone = ClipBackbone("inctrl-tiny", random=True)
     initialize(backbone, torch.Generator().manual_seed(0))
@@ -260,9 +324,9 @@ def test_readout_quietens_images_and_lets_patches_tell():
     assert all(word.isalpha() and len(backbone.tokenizer.encode(word)) == 1 for word in words)
     unseen = data[3]
     pictures = backbone.from_pictures(unseen.images.flatten(0, 1))
-    prototypes = backbone.text_prototypes("object")
 
     def margins():
+        prototypes = backbone.text_prototypes("object")
         features = backbone.encode_aligned(pictures)
         images = abnormality_margin(F.normalize(features.pooled, dim=-1), prototypes)
         return features.patches, images, abnormality_margin(features.aligned, prototypes)
@@ -298,6 +362,18 @@ def test_batches_repeat_by_seed_and_hold_what_they_say():
         data[5]
 
 
+def test_weights_move_half_the_way_back(tmp_path):
+    from safetensors.torch import save_file
+
+    module = torch.nn.Linear(2, 1)
+    later = {k: v.clone() for k, v in module.state_dict().items()}
+    earlier = {k: torch.randn_like(v) for k, v in later.items()}
+    save_file(earlier, tmp_path / "earlier.safetensors")
+    job.average_with(module, tmp_path / "earlier.safetensors")
+    for name, value in module.state_dict().items():
+        torch.testing.assert_close(value, (earlier[name] + later[name]) / 2)
+
+
 def test_processes_share_the_batches_and_epochs_follow_each_other():
     seen = []
     for done in (0, 3):
@@ -311,8 +387,9 @@ def test_processes_share_the_batches_and_epochs_follow_each_other():
 def test_a_run_broken_off_ends_as_one_that_was_not(tmp_path, monkeypatch):
     monkeypatch.setattr(job, "_EPOCH", 1)
     monkeypatch.setattr(job, "_READOUT_WORDS", 4)
-    small = {"steps": 3, "groups": 2, "normals": 2, "anomalies": 1, "processes": 1}
-    job.pretrain(tmp_path / "broken", stop_after=2, **small)
+    small = {"steps": 4, "groups": 2, "normals": 2, "anomalies": 1, "processes": 1}
+    job.pretrain(tmp_path / "broken", stop_after=3, **small)
+    assert (tmp_path / "broken/before_last_phase.safetensors").is_file()
     broken = job.pretrain(tmp_path / "broken", **small)
     whole = job.pretrain(tmp_path / "whole", **small)
     assert broken.read_bytes() == whole.read_bytes()

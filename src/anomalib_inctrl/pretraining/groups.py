@@ -11,12 +11,12 @@ from torch.nn import functional as F  # noqa: N812 - the customary name
 from torch.utils.data import Dataset, Sampler
 
 from anomalib_inctrl.data.procedural import OTHER, Category, name_colour
+from anomalib_inctrl.pretraining.schedule import Phase, phase_at
 from anomalib_inctrl.prompts import prompt_ensemble
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-_SAME_FAMILY = 0.5  # how often a category is of its predecessor's family, and hard to tell from it
 _UNKNOWN_WORD = 0.3  # how often a category goes by a word that says nothing
 _SENTENCES = 1  # for each state of a category, at every step
 _ATTEMPTS = 5  # at drawing a group
@@ -48,7 +48,7 @@ class GroupDataset(Dataset[Groups]):
     """Batches by number; number and seed decide what is in them, so a run resumes anywhere.
 
     Args:
-        steps (int): Number of batches.
+        steps (int): Number of batches, which the phases of the schedule are scaled to.
         seed (int): Seed of everything drawn.
         side (int): Height and width of the pictures in pixels.
         patch (int): Side of a patch in pixels.
@@ -78,11 +78,14 @@ class GroupDataset(Dataset[Groups]):
         """Draw a batch."""
         if not 0 <= step < self.steps:
             raise IndexError(step)
+        phase = phase_at(step, self.steps)
+        if np.random.default_rng((self.seed, step)).random() < phase.alike:
+            phase = phase._replace(siblings=1.0)
         categories: list[Category] = []
         parts = []
         for index in range(self.groups):
             generator = np.random.default_rng((self.seed, step, index))
-            category, part = self._draw_group(generator, categories[-1] if categories else None)
+            category, part = self._draw_group(generator, phase, categories[-1] if categories else None)
             categories.append(category)
             parts.append(part)
         images, masks, captions, states = zip(*parts, strict=True)
@@ -96,10 +99,15 @@ class GroupDataset(Dataset[Groups]):
             states=[s for sentences in states for s in sentences],
         )
 
-    def _draw_group(self, generator: np.random.Generator, previous: Category | None) -> tuple[Category, _Group]:
+    def _draw_group(
+        self,
+        generator: np.random.Generator,
+        phase: Phase,
+        previous: Category | None,
+    ) -> tuple[Category, _Group]:
         """Draw a category and its group; one on which no damage shows gives way to another."""
         for attempt in range(_ATTEMPTS):
-            category = self._draw_category(generator, previous)
+            category = self._draw_category(generator, phase, previous)
             try:
                 return category, self._draw_pictures(generator, category)
             except RuntimeError:
@@ -108,9 +116,9 @@ class GroupDataset(Dataset[Groups]):
         raise AssertionError
 
     @staticmethod
-    def _draw_category(generator: np.random.Generator, previous: Category | None) -> Category:
-        if previous is None or generator.random() > _SAME_FAMILY:
-            return Category.sample(generator)
+    def _draw_category(generator: np.random.Generator, phase: Phase, previous: Category | None) -> Category:
+        if previous is None or generator.random() > phase.siblings:
+            return Category.sample(generator, kinds=phase.kinds)
         return Category(previous.family.sibling(generator), previous.camera)
 
     def _draw_pictures(self, generator: np.random.Generator, category: Category) -> _Group:

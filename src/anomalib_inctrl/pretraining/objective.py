@@ -15,7 +15,6 @@ from anomalib_inctrl.scoring import abnormality_margin
 
 _RELATED = 96  # patches of every group that are compared with each other and with those of other groups
 _KERNEL = 0.5  # mean squared difference of descriptors at which their kernel has fallen to 1/e
-_LATE, _LATE_FACTOR = 19 / 22, 10  # share of the training, step 1900 of 2200; of the weight of `state` after it
 _RANKING_SCALE = 20.0  # of differences of residuals
 ANOMALOUS = 0.25  # share of a patch from which it must be found
 
@@ -117,19 +116,21 @@ class PretrainingObjective(nn.Module):
         self.caption_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
         self.caption_loss = contrastive_loss()
 
-    def forward(self, encoded: Encoded, coverage: Tensor, labels: Tensor, progress: float = 0.0) -> dict[str, Tensor]:
+    def forward(
+        self,
+        encoded: Encoded,
+        coverage: Tensor,
+        labels: Tensor,
+        factors: dict[str, float] | None = None,
+    ) -> dict[str, Tensor]:
         """Compute the terms; ``loss``, their weighted sum; and ``auroc``, of the largest residuals in the batch.
-
-        Towards the end ``state`` weighs ten times as much. Few images tell by themselves whether they are normal, so
-        that what the term has to teach is restraint, and to learn it while all else moves is in vain.
 
         Args:
             encoded (Encoded): Features.
             coverage (Tensor): ``(G, M, N)``, see :class:`Groups`.
             labels (Tensor): ``(G, M)``, ``bool``; normal pictures first in every group.
-            progress (float): Share of the training that is done.
+            factors (dict[str, float] | None): What this step multiplies the weights by; 1 where a term is not named.
         """
-        weights = self.weights | {"state": self.weights["state"] * (_LATE_FACTOR if progress >= _LATE else 1)}
         normals = int((~labels[0]).sum())
         chosen = choose_references(labels, normals)
         own, other = group_residuals(encoded.patches, normals, chosen)
@@ -153,7 +154,10 @@ class PretrainingObjective(nn.Module):
             "dense": patch_loss(abnormality_margin(encoded.aligned, prototypes), coverage),
             "opposite": encoded.prototypes.prod(dim=1).sum(dim=-1).square().mean(),
         }
-        loss = sum((weights[name] * term for name, term in terms.items()), torch.zeros(()))
+        factors = factors or {}
+        loss = sum(
+            (self.weights[name] * factors.get(name, 1.0) * term for name, term in terms.items()), torch.zeros(())
+        )
         with torch.no_grad():
             auroc = binary_auroc(own.amax(dim=-1).flatten(), labels.flatten().int())
         return terms | {"auroc": auroc, "loss": loss}

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the customary name
 
+from anomalib_inctrl.clip import fingerprint
 from anomalib_inctrl.pretraining.objective import ANOMALOUS
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from anomalib_inctrl.clip import ClipBackbone
     from anomalib_inctrl.pretraining.groups import Groups
 
+_RIDGE = 1e-2  # of the mean variance within categories
 _DIRECTIONS = 24  # of the joint space in which the states of some word differ
 _STILL = 10.0  # weight of the image embeddings' second moments beside the patches' covariance
 _LOGIT_SCALE = 100.0  # CLIP's
@@ -24,7 +26,10 @@ _SHARE = 0.25  # of the log-odds; with all of them what little varies among imag
 
 @torch.no_grad()
 def align_readout(backbone: ClipBackbone, batches: Iterable[Groups], words: Sequence[str]) -> None:
-    """Let patches tell normal from anomalous by the text, and whole images say next to nothing about it.
+    """Let images tell categories apart, patches normal from anomalous by the text, and images next to nothing of that.
+
+    The joint space is scaled so that images of one category vary alike in all its directions (Fisher's discriminant
+    for categories), and the texts the other way round, so that every product of the two stays.
 
     Few images tell by themselves whether they are normal. What is left of their states is noise, and CLIP's factor 100
     makes it a large part of a training-free score. So the projection into the joint space loses the few directions in
@@ -33,23 +38,46 @@ def align_readout(backbone: ClipBackbone, batches: Iterable[Groups], words: Sequ
     log-odds.
 
     Args:
-        backbone (ClipBackbone): Its ``visual.proj`` is changed in place.
+        backbone (ClipBackbone): Its ``visual.proj`` and ``text_projection`` are changed in place.
         batches (Iterable[Groups]): Pictures to solve it on.
         words (Sequence[str]): Class names whose prompts span the directions, as many and as diverse as can be.
     """
-    directions, distance = state_directions(torch.stack([backbone.text_prototypes(word) for word in words]))
-    visual = backbone.visual
+    visual, text = backbone.visual, backbone.text.model
     projection, visual.proj = visual.proj, None  # without it features are what the projection takes
     try:
         encoded = [(backbone.encode_aligned(backbone.from_pictures(b.images.flatten(0, 1))), b) for b in batches]
     finally:
         visual.proj = projection
     patches = torch.cat([features.aligned.unflatten(0, b.labels.shape) for features, b in encoded])
-    images = F.normalize(torch.cat([features.pooled for features, _ in encoded]), dim=-1)
-    weights = still_discriminant(patches, torch.cat([b.coverage for _, b in encoded]), images)
+    images = torch.cat([features.pooled.unflatten(0, b.labels.shape) for features, b in encoded])
+    normals = int((~encoded[0][1].labels[0]).sum())
+    whitening = category_whitening(images[:, :normals] @ projection)
+    projection.copy_(projection @ whitening)
+    text.text_projection.copy_(text.text_projection @ torch.linalg.inv(whitening))
+    backbone.fingerprint = fingerprint(backbone)  # prototypes of the texts before are not asked for again
+
+    directions, distance = state_directions(torch.stack([backbone.text_prototypes(word) for word in words]))
+    coverage = torch.cat([b.coverage for _, b in encoded])
+    weights = still_discriminant(patches, coverage, F.normalize(images.flatten(0, 1), dim=-1))
     neutral = projection - projection @ directions.mT @ directions
     length = (patches @ neutral).norm(dim=-1).mean()
     projection.copy_(neutral + torch.outer(_SHARE * weights * length / (_LOGIT_SCALE * distance), directions[0]))
+
+
+def category_whitening(images: Tensor) -> Tensor:
+    """Symmetric map after which embeddings of one category's normal images vary alike in all directions.
+
+    Args:
+        images (Tensor): ``(G, R, D)``.
+
+    Returns:
+        Tensor: ``(D, D)``, positive definite.
+    """
+    centred = (images - images.mean(dim=1, keepdim=True)).double()
+    scatter = (centred.mT @ centred).mean(dim=0) / (images.shape[1] - 1)
+    ridge = _RIDGE * scatter.trace() / len(scatter) * torch.eye(len(scatter))
+    values, vectors = torch.linalg.eigh(scatter + ridge)
+    return (vectors * (scatter.trace() / len(scatter) / values).sqrt() @ vectors.mT).to(images)
 
 
 def state_directions(prototypes: Tensor, count: int = _DIRECTIONS) -> tuple[Tensor, Tensor]:

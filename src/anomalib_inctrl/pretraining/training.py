@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +13,7 @@ from anomalib_inctrl.clip import EMBEDDED_BACKBONE, ClipBackbone
 from anomalib_inctrl.pretraining.descriptor import describe
 from anomalib_inctrl.pretraining.initialization import initialize
 from anomalib_inctrl.pretraining.objective import Encoded, PretrainingObjective
+from anomalib_inctrl.pretraining.schedule import phase_at, rate_at
 
 if TYPE_CHECKING:
     from anomalib_inctrl.pretraining.groups import Groups
@@ -23,10 +23,9 @@ class Pretraining(LightningModule):
     """Trains both towers of the embedded backbone from informed random weights.
 
     Args:
-        steps (int): Number of optimiser steps, over which the learning rate rises and falls.
+        steps (int): Number of optimiser steps, which the schedule is scaled to.
         seed (int): Seed of the first weights.
         learning_rate (float): The highest one.
-        warmup (int): Steps of its rise; a fifth of all at most.
         weight_decay (float): Of the weight matrices.
         weights (dict[str, float] | None): Factors of the objective's terms.
     """
@@ -36,7 +35,6 @@ class Pretraining(LightningModule):
         steps: int,
         seed: int = 0,
         learning_rate: float = 1e-3,
-        warmup: int = 200,
         weight_decay: float = 0.05,
         weights: dict[str, float] | None = None,
     ) -> None:
@@ -76,13 +74,13 @@ class Pretraining(LightningModule):
         torch.manual_seed(hash((self.hparams["seed"], self.global_step, self.global_rank)))
         encoded = Encoded(*(features.float() for features in self.encode(batch)))
         with torch.autocast(self.device.type, enabled=False):
-            progress = self.global_step / self.hparams["steps"]
-            terms = self.objective(encoded, batch.coverage, batch.labels, progress)
+            factors = phase_at(self.global_step, self.hparams["steps"]).factors
+            terms = self.objective(encoded, batch.coverage, batch.labels, factors)
         self.log_dict(terms, prog_bar=True, batch_size=1)
         return terms["loss"]
 
     def configure_optimizers(self) -> Any:
-        """AdamW without decay on vectors, warm-up and cosine."""
+        """AdamW without decay on vectors, cycles of warm-up and cosine."""
         rate = self.hparams["learning_rate"]
         trained = [p for p in self.parameters() if p.requires_grad]
         groups: list[dict[str, Any]] = [
@@ -99,9 +97,4 @@ class Pretraining(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _rate(self, step: int) -> float:
-        steps = self.hparams["steps"]
-        warmup = min(self.hparams["warmup"], steps // 5)
-        if step < warmup:
-            return (step + 1) / warmup
-        done = min((step - warmup) / max(steps - warmup, 1), 1)
-        return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done))
+        return rate_at(step, self.hparams["steps"])

@@ -62,13 +62,23 @@ class Category:
     camera: Camera
 
     @classmethod
-    def sample(cls, generator: np.random.Generator, family: type[Family] | None = None) -> Category:
+    def sample(
+        cls,
+        generator: np.random.Generator,
+        family: type[Family] | None = None,
+        kinds: tuple[float, float, float] = (0.5, 0.32, 0.18),
+    ) -> Category:
         """Draw a category, of the given family or of any.
 
         Kinds of things are drawn first and families second, so that surfaces, objects and glyphs keep their shares.
+
+        Args:
+            generator (np.random.Generator): Source of everything random.
+            family (type[Family] | None): One of :data:`FAMILIES`; drawn if not given.
+            kinds (tuple[float, float, float]): Shares of surfaces, objects and glyphs, which sum to 1.
         """
         if family is None:
-            kind = (SURFACES, OBJECTS, GLYPHS)[generator.choice(3, p=(0.5, 0.32, 0.18))]
+            kind = (SURFACES, OBJECTS, GLYPHS)[generator.choice(3, p=kinds)]
             family = kind[generator.integers(len(kind))]
         return cls(family.sample(generator), Camera.sample(generator))
 

@@ -1,0 +1,175 @@
+"""What the embedded backbone's features tell apart, on generated categories and on parts of photographs.
+
+Not a test: run ``python tests/benchmarks/backbone_evaluation.py``. This is the data that choices about the backbone are
+made on. No category is one that it was trained on, and no photograph is one that it is evaluated on (``DemoAD``,
+``DigitsAD``, ``FacesAD``). ``--weights`` takes a file that the pre-training wrote.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - the customary name
+from torchmetrics.functional.classification import binary_auroc
+
+from anomalib_inctrl.clip import EMBEDDED_BACKBONE, ClipBackbone
+from anomalib_inctrl.data.procedural import FAMILIES, GLOBAL_KINDS, LOCAL_KINDS, OTHER, Category
+from anomalib_inctrl.data.procedural.damage import apply_damage
+from anomalib_inctrl.data.procedural.glyphs import GLYPHS
+from anomalib_inctrl.scoring import nearest_residuals
+
+REFERENCES = 4
+SIDE, PATCH = 112, 8
+ANOMALOUS = 0.25  # share of a patch
+PHOTOGRAPHS = {  # rows and columns of the part that is taken for one kind of surface
+    "astronaut": (330, 512, 0, 150),
+    "camera": (300, 512, 0, 512),
+    "chelsea": (120, 300, 250, 451),
+    "coffee": (230, 400, 0, 600),
+    "hubble_deep_field": (0, 872, 0, 1000),
+    "page": (0, 191, 0, 384),
+    "text": (0, 172, 0, 448),
+    "rocket": (0, 200, 0, 640),
+    "clock": (0, 300, 0, 400),
+    "china.jpg": (0, 427, 0, 640),
+    "flower.jpg": (0, 427, 0, 640),
+}
+
+
+class Task(NamedTuple):
+    """Pictures ``(M, S, S, 3)``: references, normal ones, then anomalous ones by kind; masks of the first kind."""
+
+    name: str
+    normal: np.ndarray
+    anomalous: dict[str, np.ndarray]
+    masks: np.ndarray
+
+
+def generated() -> Iterator[Task]:
+    """Two categories of every family, eight of one of glyphs; six pictures each with local and with other anomalies."""
+    for number, family in enumerate(FAMILIES):
+        for member in range(8 if family in GLYPHS else 2):
+            generator = np.random.default_rng((77, number, member))
+            category = Category.sample(generator, family)
+            name = "surface" if category.is_surface else "glyph" if family in GLYPHS else "object"
+            try:
+                normal = [category.draw_normal(generator, count, SIDE) for count in (REFERENCES, 6)]
+                kinds = [LOCAL_KINDS[generator.integers(len(LOCAL_KINDS))] for _ in range(6)]
+                local = category.draw_anomalous(generator, kinds, SIDE)
+                kinds = [
+                    GLOBAL_KINDS[generator.integers(len(GLOBAL_KINDS))] if category.is_surface else OTHER
+                    for _ in range(6)
+                ]
+                other = category.draw_anomalous(generator, kinds, SIDE)
+            except RuntimeError:  # no damage shows on it
+                continue
+            yield Task(name, np.concatenate(normal), {"local": local.images, "other": other.images}, local.masks)
+
+
+def photographed() -> Iterator[Task]:
+    """Parts of photographs at two scales, ten normal and sixteen damaged ones each."""
+    import skimage.data
+    from sklearn.datasets import load_sample_image
+
+    for number, (name, (top, bottom, left, right)) in enumerate(PHOTOGRAPHS.items()):
+        loaded = np.asarray(load_sample_image(name) if name.endswith(".jpg") else getattr(skimage.data, name)())
+        rgb = loaded[..., :3] if loaded.ndim == 3 else np.repeat(loaded[..., None], 3, axis=-1)
+        photograph = rgb[top:bottom, left:right].astype(np.float32) / 255
+        for size in (64, 112):
+            if min(photograph.shape[:2]) >= size + 8:
+                yield photographed_task(photograph, size, np.random.default_rng((5, number, size)))
+
+
+def photographed_task(photograph: np.ndarray, size: int, generator: np.random.Generator) -> Task:
+    """Cut normal and damaged squares out of a photograph."""
+
+    def cut() -> np.ndarray:
+        y = generator.integers(0, photograph.shape[0] - size)
+        x = generator.integers(0, photograph.shape[1] - size)
+        part = photograph[y : y + size, x : x + size]
+        part = part[:, ::-1] if generator.random() < 0.5 else part
+        enlarged = Image.fromarray((part * 255).astype(np.uint8)).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+        return np.asarray(enlarged, dtype=np.float32) / 255
+
+    normal = [cut() for _ in range(REFERENCES + 10)]
+    damaged: list[np.ndarray] = []
+    masks: list[np.ndarray] = []
+    while len(damaged) < 16:
+        kind = LOCAL_KINDS[generator.integers(len(LOCAL_KINDS))]
+        donor = Category.sample(generator).family.render(generator, 1, SIDE).image
+        try:
+            image, mask = apply_damage(generator, kind, cut()[None], np.ones((1, SIDE, SIDE), np.float32), donor)
+        except RuntimeError:  # it does not show
+            continue
+        damaged.append(image[0])
+        masks.append(mask[0])
+    pictures = [(np.clip(np.stack(p), 0, 1) * 255).round().astype(np.uint8) for p in (normal, damaged)]
+    return Task("photograph", pictures[0], {"local": pictures[1]}, np.stack(masks))
+
+
+def evaluate(backbone: ClipBackbone, task: Task) -> Iterator[tuple[str, float]]:
+    """AUROC of patches, of largest residuals, and of the embedding's distance to the nearest reference."""
+
+    def encode(pictures: np.ndarray) -> tuple[Tensor, Tensor]:
+        features = backbone.encode_image(backbone.from_pictures(torch.from_numpy(pictures).permute(0, 3, 1, 2)))
+        return F.normalize(features.patches, dim=-1), F.normalize(features.pooled, dim=-1)
+
+    patches, pooled = encode(task.normal)
+    bank = patches[:REFERENCES].transpose(0, 1).flatten(1, 2)
+
+    def score(patches: Tensor, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        return nearest_residuals(patches, bank), 1 - (pooled @ pooled_references.T).amax(dim=-1)
+
+    pooled_references = pooled[:REFERENCES]
+    normal, normal_distance = score(patches[REFERENCES:], pooled[REFERENCES:])
+    for kind, pictures in task.anomalous.items():
+        anomalous, distance = score(*encode(pictures))
+        yield f"{task.name}, images, {kind}", auroc(normal.amax(dim=-1), anomalous.amax(dim=-1))
+        yield f"{task.name}, embedding, {kind}", auroc(normal_distance, distance)
+        if kind == "local":
+            coverage = F.avg_pool2d(torch.from_numpy(task.masks).float()[:, None], PATCH).flatten(1)
+            intact = torch.cat([normal.flatten(), anomalous[coverage == 0]])
+            yield f"{task.name}, patches", auroc(intact, anomalous[coverage >= ANOMALOUS])
+
+
+def auroc(normal: Tensor, anomalous: Tensor) -> float:
+    """AUROC of normal against anomalous scores, which are ranked so that no sigmoid can make ties of them."""
+    ranks = torch.cat([normal, anomalous]).unique(return_inverse=True)[1].double()
+    labels = torch.arange(len(ranks)) >= len(normal)
+    return float(binary_auroc(ranks / max(float(ranks.max()), 1), labels.int()))
+
+
+@torch.inference_mode()
+def main() -> None:
+    """Print a line per figure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--weights", type=Path, help="file of the pre-training; the embedded weights without it")
+    options = parser.parse_args()
+    backbone = ClipBackbone(EMBEDDED_BACKBONE)
+    if options.weights:
+        from safetensors.torch import load_file
+
+        state = {name: value.float() for name, value in load_file(options.weights).items()}
+        backbone.visual.load_state_dict(
+            {name.removeprefix("visual."): value for name, value in state.items() if name.startswith("visual.")}
+        )
+    found: dict[str, list[float]] = defaultdict(list)
+    for tasks in (generated(), photographed()):
+        for task in tasks:
+            for name, value in evaluate(backbone, task):
+                found[name].append(value)
+    for name, values in sorted(found.items()):
+        sys.stdout.write(f"{name}: {np.nanmean(values):.3f} ({len(values)} categories)\n")
+
+
+if __name__ == "__main__":
+    main()
