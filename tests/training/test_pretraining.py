@@ -372,6 +372,8 @@ def test_weights_move_half_the_way_back(tmp_path):
     job.average_with(module, tmp_path / "earlier.safetensors")
     for name, value in module.state_dict().items():
         torch.testing.assert_close(value, (earlier[name] + later[name]) / 2)
+    with pytest.raises(FileNotFoundError, match="begin anew in another folder"):
+        job.average_with(module, tmp_path / "none.safetensors")
 
 
 def test_processes_share_the_batches_and_epochs_follow_each_other():

@@ -90,8 +90,7 @@ def pretrain(
     trainer.fit(module, loader, ckpt_path=last if last.is_file() else None)
     written = output / "inctrl-tiny.safetensors"
     if trainer.is_global_zero and (stop_after is None or stop_after >= steps):
-        if before.is_file():
-            average_with(module, before)
+        average_with(module, before)
         words = whole_words(module.backbone, _READOUT_WORDS, torch.Generator().manual_seed(seed))
         dataset.seed = seed + 1  # pictures it was not trained on
         align_readout(module.backbone, map(dataset.__getitem__, range(min(_READOUT_BATCHES, len(dataset)))), words)
@@ -119,7 +118,13 @@ def average_with(module: LightningModule, path: Path) -> None:
 
     What the last phase teaches comes at the cost of what was learned before; in the middle between both is more of
     either than on any way there.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
     """
+    if not path.is_file():
+        msg = f"{path} is missing, the weights before the last phase: begin anew in another folder."
+        raise FileNotFoundError(msg)
     earlier = load_file(path)
     for name, value in module.state_dict().items():
         if value.is_floating_point():

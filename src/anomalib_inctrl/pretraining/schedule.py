@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from anomalib_inctrl.data.procedural.category import KINDS
+
 STEPS = 3200  # that the phases are given in; a run of another length scales them
 _FLOOR = 0.01  # of a cycle's highest learning rate, where it ends
 _WARMUP = 200
@@ -31,11 +33,12 @@ class Phase(NamedTuple):
     factors: dict[str, float]
 
 
+_BROAD = Phase(0, 1.0, KINDS, 0.5, 0.0, {})
 PHASES = (
-    Phase(0, 1.0, (0.5, 0.32, 0.18), 0.5, 0.0, {}),
+    _BROAD,
     # Few images tell by themselves whether they are normal: what `state` has to teach is restraint, and to learn it
     # while all else moves is in vain.
-    Phase(1900, None, (0.5, 0.32, 0.18), 0.5, 0.0, {"state": 10.0}),
+    _BROAD._replace(begins=1900, rate=None, factors={"state": 10.0}),
     # Patches have learned what alike means; image embeddings have yet to learn where the parts of a thing belong.
     # Categories that differ in colour or size teach nothing about that.
     Phase(
@@ -62,12 +65,8 @@ def first_step(phase: Phase, steps: int) -> int:
 def rate_at(step: int, steps: int) -> float:
     """Learning rate of a step, as a share of the highest: in every cycle a rise and half a cosine down."""
     cycles = [(first_step(phase, steps), phase.rate) for phase in PHASES if phase.rate is not None]
-    ends = [first for first, _ in cycles[1:]] + [steps]
-    first, rate, end = next(
-        (first, rate, end)
-        for (first, rate), end in reversed(list(zip(cycles, ends, strict=True)))
-        if first <= step or first == 0
-    )
+    ends = [*(first for first, _ in cycles[1:]), steps]
+    first, rate, end = [(*cycle, end) for cycle, end in zip(cycles, ends, strict=True) if cycle[0] <= step][-1]
     warmup = min(_WARMUP, (end - first) // 5)
     if step - first < warmup:
         return rate * (step - first + 1) / warmup

@@ -30,6 +30,9 @@ GLOBAL_KINDS: tuple[str, ...] = tuple(GLOBAL_DAMAGES)
 OTHER = "other_object"
 """Kind of anomaly: a member of another category of the same family, in the same place and light."""
 
+KINDS = (0.5, 0.32, 0.18)
+"""Shares of surfaces, objects and glyphs among categories drawn at random."""
+
 _ATTEMPTS = 4  # at drawing a fault that shows
 _KINDS_TRIED = 8
 _LEAST_FAULT = 1e-3  # share of the picture that a fault must change
@@ -66,7 +69,7 @@ class Category:
         cls,
         generator: np.random.Generator,
         family: type[Family] | None = None,
-        kinds: tuple[float, float, float] = (0.5, 0.32, 0.18),
+        kinds: tuple[float, float, float] = KINDS,
     ) -> Category:
         """Draw a category, of the given family or of any.
 
