@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -85,13 +85,25 @@ class PatchTextAdapter(nn.Module):
         Returns:
             Tensor: S_a, ``(B, N)`` in ``[0, 1]``.
         """
-        blocks = patches.shape[1]
-        stages = list(self.stages) if len(self.stages) > 1 else [self.stages[0]] * blocks
-        adapted = torch.stack([stage(patches[:, block]) for block, stage in enumerate(stages)], dim=1)
-        if prototypes.ndim == 3:
-            prototypes = prototypes[:, None]
-        adapted = nn.functional.normalize(adapted, dim=-1)
-        return (self.scale * adapted @ prototypes.mT).softmax(dim=-1)[..., 1].mean(dim=1)
+        if len(self.stages) == 1:
+            return self._abnormality(self.stages[0], patches, prototypes).mean(dim=1)
+        blocks = zip(self.stages, patches.unbind(dim=1), strict=True)
+        return torch.stack([self._abnormality(stage, block, prototypes) for stage, block in blocks]).mean(dim=0)
+
+    def _abnormality(self, stage: Any, patches: Tensor, prototypes: Tensor) -> Tensor:
+        """Softmax of the cosines for patches ``(B, ..., W)``: ``(B, ...)``.
+
+        For tokens adapted to ``U h``, with ``h`` as wide as the bottleneck. Only their angles to the two prototypes
+        count, so the wide ``U h`` is never there: its length is the root of ``h (U'U) h``, its products are those of
+        ``h`` with ``U'`` times the prototypes.
+        """
+        narrow, widening = stage[:-1](patches), stage[-1].weight
+        contrast = (prototypes[..., 1, :] - prototypes[..., 0, :]) @ widening  # (bottleneck) or (B, bottleneck)
+        if contrast.ndim == 2:
+            contrast = contrast[(slice(None), *[None] * (patches.ndim - 2))]
+        length = (narrow @ (widening.mT @ widening) * narrow).sum(dim=-1)
+        length = length.clamp(min=torch.finfo(length.dtype).tiny).sqrt()
+        return (self.scale * (narrow * contrast).sum(dim=-1) / length).sigmoid()
 
 
 class InCTRLv2Model(InContextModel):
