@@ -23,9 +23,11 @@ if TYPE_CHECKING:
 PatchAttention = Literal["self", "all"]
 
 EMBEDDED_BACKBONE = "inctrl-tiny"
+EMBEDDED_TRUNK = "inctrl-tiny-trunk"  # what it grows from in its pre-training; has no weights of its own
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
+_TINY_BLOCKS = (3, 4, 5)  # whose patches are compared by default; those after them serve the image embedding
 _TINY_MERGES = 4096  # of CLIP's byte-pair merges; with 512 bytes and two markers they make the vocabulary of 4610
 _SENTENCES_AT_ONCE = 128  # bounds the memory of the text tower
 _SEED = 0  # of random weights, which a checkpoint leaves out like trained ones and which must come back the same
@@ -73,7 +75,7 @@ class ClipBackbone(nn.Module):
         pretrained (str | Path | None): open_clip tag or local file. ``None`` for random weights, the same every time.
             Ignored by the embedded backbone.
         blocks (Sequence[int] | None): Blocks whose outputs are tapped, 0-based. ``None`` for
-            :func:`default_blocks`.
+            :func:`default_blocks`, and for blocks 3 to 5 of the embedded backbone, which was trained for them.
         random (bool): Leave the embedded backbone untrained: its start, and a baseline to measure it by.
 
     Raises:
@@ -101,6 +103,8 @@ class ClipBackbone(nn.Module):
         self.text = _TextTower(model)
         self.tokenizer = tokenizer_of(name)
         self.depth = len(self.visual.transformer.resblocks)
+        if blocks is None:
+            blocks = _TINY_BLOCKS if name == EMBEDDED_BACKBONE else default_blocks(self.depth)
         self.blocks = _check_blocks(blocks, self.depth)
         self.grid_size: tuple[int, int] = tuple(self.visual.grid_size)
         self.image_size: tuple[int, int] = tuple(self.visual.image_size)
@@ -366,9 +370,7 @@ def default_blocks(depth: int) -> tuple[int, ...]:
     return tuple(sorted({min(max(round(depth * counted / 12), 1), depth) - 1 for counted in (7, 9, 11)}))
 
 
-def _check_blocks(blocks: Sequence[int] | None, depth: int) -> tuple[int, ...]:
-    if blocks is None:
-        return default_blocks(depth)
+def _check_blocks(blocks: Sequence[int], depth: int) -> tuple[int, ...]:
     chosen = tuple(sorted(set(blocks)))
     if not chosen or chosen[0] < 0 or chosen[-1] >= depth:
         msg = f"blocks must be among 0 to {depth - 1} (0-based, at least one), got {list(blocks)}."
@@ -447,14 +449,14 @@ def contrastive_loss() -> nn.Module:
 def _register_embedded() -> None:
     import open_clip
 
-    with resources.as_file(embedded_file("json")) as path:
-        open_clip.add_model_config(path)
+    with resources.as_file(resources.files("anomalib_inctrl") / "backbones") as folder:
+        open_clip.add_model_config(folder)
 
 
 def _model_config(name: str) -> dict[str, Any]:
     import open_clip
 
-    if name == EMBEDDED_BACKBONE:
+    if name in (EMBEDDED_BACKBONE, EMBEDDED_TRUNK):
         _register_embedded()
     config = open_clip.get_model_config(name)
     if config is None:
@@ -539,7 +541,7 @@ def tokenizer_of(name: str) -> Any:
     """Make the tokenizer of an open_clip model or of the embedded backbone, once: it takes a fifth of a second."""
     import open_clip
 
-    if name != EMBEDDED_BACKBONE:
+    if name not in (EMBEDDED_BACKBONE, EMBEDDED_TRUNK):
         return open_clip.get_tokenizer(name)
     # CLIP's own tokenizer cut to its most frequent merges, so that the embedding table stays small.
     tokenizer = open_clip.SimpleTokenizer()

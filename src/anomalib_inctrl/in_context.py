@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 
+_NEUTRAL = 0.01  # of a head's last weights; with none at all nothing before them would learn
+
+
 class Explanation(Protocol):
     """What every model's named tuple of intermediate results has."""
 
@@ -87,6 +90,13 @@ class ScoreHead(nn.Module):
             nn.Linear(128, 64), nn.ReLU(), GlobalBatchNorm(64),
             nn.Linear(64, 1),
         )  # fmt: skip
+
+    @torch.no_grad()
+    def start_neutral(self) -> None:
+        """Make every probability next to 0.5, so that training begins with what the other parts of a score say."""
+        last: Any = self.layers[-1]
+        last.weight.mul_(_NEUTRAL)
+        last.bias.zero_()
 
     def forward(self, features: Tensor) -> Tensor:
         """Map ``(B, width)`` to probabilities ``(B,)``."""

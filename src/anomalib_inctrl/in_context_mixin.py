@@ -106,6 +106,9 @@ class InContextMixin(EpisodicTrainingMixin, _Host):
         self._built_fingerprint = self.model.backbone.fingerprint
         if weights is not None:
             self.training_record = load_weights(self.model, weights)
+        elif self.phase == "train":
+            image_head: Any = self.model.image_head
+            image_head.start_neutral()
         if self.phase == "train":
             self.model.use_branches(self.model.branches.union(self._trained_branches))
             self._train_only_what_is_used()

@@ -21,7 +21,7 @@ from anomalib.pre_processing.utils.spec import transform_to_spec
 from PIL import Image
 
 from anomalib_inctrl import feature_cache
-from anomalib_inctrl.clip import ClipBackbone, ImageFeatures, default_blocks, embedded_file
+from anomalib_inctrl.clip import ClipBackbone, ImageFeatures, embedded_file
 from anomalib_inctrl.feature_cache import FeatureCache
 from anomalib_inctrl.pre_processing import ClipPreProcessor
 from anomalib_inctrl.reference_images import read_references
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 CONFIG = json.loads(embedded_file("json").read_text())
 VISION = CONFIG["vision_cfg"]
-BLOCKS = default_blocks(VISION["layers"])
+BLOCKS = (3, 4, 5)
 PATCHES = [len(BLOCKS), (VISION["image_size"] // VISION["patch_size"]) ** 2, VISION["width"]]
 POOLED = [CONFIG["embed_dim"]]
 PER_IMAGE = 2 * (math.prod(PATCHES) + math.prod(POOLED))  # bytes

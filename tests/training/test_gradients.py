@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from anomalib_inctrl.checkpoints import save_weights
+
 PARTS = {
     "image": {"adapter", "image_head"},
     "holistic": {"holistic_head"},
@@ -124,3 +126,17 @@ def test_the_backbone_stays_as_it_is(kit, trained):
 def test_training_lowers_the_loss(kit, name, tmp_path):
     losses = kit.fit(kit.build(name), tmp_path, kit.data(steps_per_epoch=15), epochs=1).losses.of()
     assert losses[-5:].mean() < 0.8 * losses[:5].mean()
+
+
+def test_a_fresh_image_head_is_neutral_and_a_loaded_one_is_not(kit, name, tmp_path):
+    fresh = kit.build(name, feature_cache=None)
+    query, context = fresh._encode(kit.batch(fresh))
+    fresh.model.use_branches(fresh._trained_branches)
+    assert fresh.eval().model.score(query, context).image_score.sub(0.5).abs().max() < 0.01
+    with torch.no_grad():
+        for parameter in fresh.model.image_head.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    file = save_weights(fresh.model, tmp_path / "heads.safetensors", fresh.metadata)
+    loaded = kit.build(name, feature_cache=None, weights=file)
+    for key, parameter in fresh.model.image_head.named_parameters():
+        torch.testing.assert_close(loaded.model.image_head.get_parameter(key), parameter, atol=1e-6, rtol=1e-6)

@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812 - the customary name
 
-from anomalib_inctrl.clip import ClipBackbone
+from anomalib_inctrl.clip import EMBEDDED_TRUNK, ClipBackbone
 from anomalib_inctrl.pretraining import __main__ as job
 from anomalib_inctrl.pretraining.descriptor import describe
+from anomalib_inctrl.pretraining.embedding import EmbeddingTraining, SiblingDataset
 from anomalib_inctrl.pretraining.groups import GroupDataset, StepSampler
+from anomalib_inctrl.pretraining.growth import grow, orthonormal
 from anomalib_inctrl.pretraining.initialization import cosine_filters, initialize, position_waves
 from anomalib_inctrl.pretraining.objective import (
     Encoded,
@@ -28,6 +30,7 @@ from anomalib_inctrl.pretraining.readout import (
     category_whitening,
     state_directions,
     still_discriminant,
+    turn_to,
     whole_words,
 )
 from anomalib_inctrl.pretraining.schedule import PHASES, STEPS, phase_at, rate_at
@@ -292,26 +295,19 @@ def test_whitening_makes_a_category_vary_alike_in_all_directions():
     torch.testing.assert_close(category_whitening(whitened), torch.eye(3), atol=0.15, rtol=0)
 
 
-def test_readout_keeps_products_of_images_and_texts_but_for_states(monkeypatch):
-    monkeypatch.setattr("anomalib_inctrl.pretraining.readout.state_directions", _no_directions)
-    backbone = ClipBackbone("inctrl-tiny", random=True)
-    initialize(backbone, torch.Generator().manual_seed(0))
-    data = GroupDataset(3, seed=5, groups=4, normals=3, anomalies=3)
-    pictures = backbone.from_pictures(data[0].images.flatten(0, 1))
-
-    def products():
-        tokens = backbone.tokenizer(["a photo of a brick", "a damaged coin"])
-        return backbone.visual(pictures) @ backbone.text(tokens).T
-
-    before = products()
-    align_readout(backbone, [data[i] for i in range(3)], ["brick", "coin"])
-    after = products()
-    torch.testing.assert_close(after, before, rtol=1e-2, atol=1e-3 * float(before.abs().max()))
-
-
-def _no_directions(prototypes, count=24):
-    del count
-    return torch.zeros(1, prototypes.shape[-1]), torch.tensor(1.0)
+def test_embeddings_turn_to_their_captions_and_away_from_what_is_avoided():
+    torch.manual_seed(0)
+    hidden = orthonormal(4, 9, torch.Generator().manual_seed(1))
+    images = torch.randn(50, 4)
+    avoided = orthonormal(2, 9, torch.Generator().manual_seed(2))
+    away = hidden - hidden @ avoided.T @ avoided
+    turn = turn_to(images, images @ away + 5.0, avoided)
+    torch.testing.assert_close(turn @ turn.T, torch.eye(4), atol=1e-5, rtol=0)
+    assert (turn @ avoided.T).abs().max() < 1e-5
+    agreement = F.cosine_similarity(images @ turn, images @ away, dim=-1)
+    assert agreement.mean() > 0.9
+    exact = turn_to(images, images @ hidden, torch.linalg.qr(hidden.T, mode="complete").Q[:, 4:6].T)
+    torch.testing.assert_close(exact, hidden, atol=1e-5, rtol=0)
 
 
 def test_readout_quietens_images_and_lets_patches_tell():
@@ -331,11 +327,13 @@ def test_readout_quietens_images_and_lets_patches_tell():
         images = abnormality_margin(F.normalize(features.pooled, dim=-1), prototypes)
         return features.patches, images, abnormality_margin(features.aligned, prototypes)
 
+    texts = backbone.encode_sentences(["a photo of a brick", "a damaged coin"])
     taps, images, patches = margins()
     align_readout(backbone, [data[i] for i in range(3)], words)
     same_taps, quiet, telling = margins()
     assert torch.equal(taps, same_taps)
     assert quiet.std() < 0.2 * images.std()
+    assert torch.equal(texts, backbone.encode_sentences(["a photo of a brick", "a damaged coin"]))
     anomalous, normal = (unseen.coverage >= 0.25).flatten(), (unseen.coverage == 0).flatten()
 
     def shift(values):
@@ -385,13 +383,135 @@ def test_processes_share_the_batches_and_epochs_follow_each_other():
     assert max(seen[:6]) < min(seen[6:])
 
 
+@pytest.fixture(scope="module")
+def trunk():
+    """Trunk with informed random weights, whose tokens have a mean of 0, near which training brings them."""
+    backbone = ClipBackbone(EMBEDDED_TRUNK)
+    initialize(backbone, torch.Generator().manual_seed(0))
+    for block in backbone.visual.transformer.resblocks:
+        for norm in (block.ln_1, block.ln_2):
+            torch.nn.init.normal_(norm.weight, 1.0, 0.2)
+        for last in (block.attn.out_proj, block.mlp.c_proj):
+            torch.nn.init.normal_(last.weight, std=0.03)
+            last.weight.data -= last.weight.data.mean(dim=0)
+    backbone.visual.conv1.weight.data -= backbone.visual.conv1.weight.data.mean(dim=0)
+    backbone.visual.positional_embedding.data -= backbone.visual.positional_embedding.data.mean(dim=1, keepdim=True)
+    return backbone
+
+
+@pytest.fixture(scope="module")
+def grown(trunk):
+    """What grows from it."""
+    data = SiblingDataset(6, seed=9)
+    return grow(trunk, (data[i].flatten(0, 1) for i in range(6)), torch.Generator().manual_seed(0))
+
+
+def test_what_grows_keeps_residuals_and_texts(trunk, grown):
+    pictures = trunk.from_pictures(SiblingDataset(7, seed=9)[6].flatten(0, 1))
+    before, after = trunk.encode_image(pictures).patches, grown.encode_image(pictures).patches
+    assert grown.blocks == trunk.blocks
+    assert F.cosine_similarity(before, after[..., : trunk.width], dim=-1).min() > 0.99
+    residuals = [
+        nearest_residuals(p[8:], F.normalize(p[:4], dim=-1).transpose(0, 1).flatten(1, 2)).flatten()
+        for p in (before, after)
+    ]
+    assert torch.corrcoef(torch.stack(residuals))[0, 1] > 0.99
+    sentences = ["a photo of a brick", "a damaged coin", "letter"]
+    texts = [tower.encode_sentences(sentences) for tower in (trunk, grown)]
+    torch.testing.assert_close(texts[0] @ texts[0].T, texts[1] @ texts[1].T, atol=1e-5, rtol=1e-5)
+
+
+def test_a_grown_tower_starts_with_the_brightness_of_cells(grown):
+    side = grown.image_size[0] // 7
+    torch.manual_seed(0)
+    noise = torch.randint(80, 160, (1, 1, *grown.image_size), dtype=torch.uint8).repeat(5, 3, 1, 1)
+    places = [(0, 0), (0, 1), (3, 3), (6, 2)]
+    for picture, (row, column) in zip(noise[1:], places, strict=True):
+        picture[:, row * side : (row + 1) * side, column * side : (column + 1) * side] += 80
+    units = []
+    hook = grown.visual.transformer.resblocks[-2].mlp.gelu.register_forward_hook(lambda *args: units.append(args[-1]))
+    grown.encode_image(grown.from_pictures(noise))
+    hook.remove()
+    pairs = units[0][:, 1:, :98].mean(dim=1).unflatten(1, (2, 7, 7))
+    layout = pairs[:, 0] - pairs[:, 1]
+    for place, change in zip(places, layout[1:] - layout[0], strict=True):
+        assert divmod(int(change.argmax()), 7) == place
+        rest = change.clone()
+        rest[place] = 0
+        assert rest.abs().max() < 0.3 * change[place]
+
+
+def test_second_stage_trains_what_no_residual_sees_and_nothing_else(grown):
+    import copy
+
+    backbone = copy.deepcopy(grown)
+    module = EmbeddingTraining(backbone, steps=30, seed=0)
+    module.log = lambda *args, **kwargs: None
+    trained = {name for name, p in module.named_parameters() if p.requires_grad}
+    assert all(
+        name == "scale" or name.startswith(("backbone.visual.ln_post", "backbone.visual.proj"))
+        or int(name.split("resblocks.")[1].split(".")[0]) > backbone.blocks[-1]
+        for name in trained
+    )  # fmt: skip
+    start = {name: p.detach().clone() for name, p in module.named_parameters()}
+    pictures = backbone.from_pictures(SiblingDataset(1, seed=4)[0].flatten(0, 1))
+    before = backbone.encode_image(pictures)
+    optimizer = module.configure_optimizers()["optimizer"]
+    for group in optimizer.param_groups:
+        group["lr"] = 1e-4
+    batch = SiblingDataset(1, seed=3, groups=4, normals=3)[0]
+    losses = []
+    for _ in range(6):
+        loss = module.training_step(batch, 0)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    changed = {name for name, p in module.named_parameters() if not torch.equal(p, start[name])}
+    assert changed <= trained
+    assert len(changed) > 0.8 * len(trained)
+    after = backbone.encode_image(pictures)
+    assert torch.equal(before.patches, after.patches)
+    assert not torch.equal(before.pooled, after.pooled)
+
+
+def test_siblings_repeat_by_seed_and_are_of_one_family(monkeypatch):
+    from anomalib_inctrl.data.procedural import Category
+
+    families = []
+    draw = Category.draw_normal
+    monkeypatch.setattr(
+        Category, "draw_normal", lambda self, *args: families.append(type(self.family)) or draw(self, *args)
+    )
+    data = SiblingDataset(5, seed=3, groups=3, normals=2)
+    for step in range(5):
+        families.clear()
+        batch = data[step]
+        assert batch.shape == (3, 2, 3, 112, 112)
+        assert batch.dtype == torch.uint8
+        assert len(families) == 3
+        assert len(set(families)) == 1
+        assert not torch.equal(batch[0], batch[1])
+        assert torch.equal(batch, data[step])
+    assert not torch.equal(data[0], data[1])
+    with pytest.raises(IndexError):
+        data[5]
+
+
 @pytest.mark.slow
 def test_a_run_broken_off_ends_as_one_that_was_not(tmp_path, monkeypatch):
     monkeypatch.setattr(job, "_EPOCH", 1)
     monkeypatch.setattr(job, "_READOUT_WORDS", 4)
-    small = {"steps": 4, "groups": 2, "normals": 2, "anomalies": 1, "processes": 1}
+    monkeypatch.setattr(job, "_LOOKED_AT", 2)
+    small = {"steps": 4, "embedding_steps": 2, "groups": 2, "normals": 2, "anomalies": 1, "siblings": 2}
+    small["processes"] = 1
     job.pretrain(tmp_path / "broken", stop_after=3, **small)
     assert (tmp_path / "broken/before_last_phase.safetensors").is_file()
+    assert not (tmp_path / "broken/embedding.ckpt").is_file()
+    job.pretrain(tmp_path / "broken", stop_after=5, **small)
+    assert (tmp_path / "broken/embedding.ckpt").is_file()
+    assert not (tmp_path / "broken/inctrl-tiny.safetensors").is_file()
     broken = job.pretrain(tmp_path / "broken", **small)
     whole = job.pretrain(tmp_path / "whole", **small)
     assert broken.read_bytes() == whole.read_bytes()

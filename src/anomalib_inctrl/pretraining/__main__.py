@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jsonargparse import auto_cli
@@ -12,25 +12,36 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from safetensors.torch import load_file, save
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
+from anomalib_inctrl.clip import EMBEDDED_BACKBONE, create_clip
 from anomalib_inctrl.files import write_atomically
+from anomalib_inctrl.pretraining.embedding import EmbeddingTraining, SiblingDataset
 from anomalib_inctrl.pretraining.groups import GroupDataset, StepSampler
+from anomalib_inctrl.pretraining.growth import grow
 from anomalib_inctrl.pretraining.readout import align_readout, whole_words
 from anomalib_inctrl.pretraining.schedule import PHASES, STEPS, first_step
 from anomalib_inctrl.pretraining.training import Pretraining
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anomalib_inctrl.clip import ClipBackbone
+
 _EPOCH = 50  # steps from one checkpoint to the next
+_LOOKED_AT = 20  # batches that the second stage's first weights are solved on
 _READOUT_BATCHES, _READOUT_WORDS = 60, 256  # that the projection into the joint space is solved on at the end
 
 
 def pretrain(
     output: Path,
     steps: int = STEPS,
+    embedding_steps: int = 3000,
     seed: int = 0,
     groups: int = 6,
     normals: int = 4,
     anomalies: int = 3,
+    siblings: int = 8,
     learning_rate: float = 1e-3,
     processes: int = 2,
     stop_after: int | None = None,
@@ -38,65 +49,103 @@ def pretrain(
 ) -> Path:
     """Train inctrl-tiny from scratch on generated pictures, and write its weights for the wheel.
 
-    Started again with the same arguments, it goes on from its last checkpoint (one every 50 steps). The weights are the
-    average of those before and after the last phase (:func:`average_with`).
+    Started again with the same arguments, it goes on from its last checkpoint (one every 50 steps). There are two
+    stages: patches and texts, whose weights are the average of those before and after the last phase
+    (:func:`average_with`); then, on top of them, blocks for the image embedding alone.
 
     Args:
-        output: Folder for checkpoints, the log and ``inctrl-tiny.safetensors``.
-        steps: Optimiser steps, in multiples of 50.
+        output: Folder for checkpoints, logs and ``inctrl-tiny.safetensors``.
+        steps: Optimiser steps of the first stage, in multiples of 50.
+        embedding_steps: Optimiser steps of the second stage, in multiples of 50.
         seed: Seed of the first weights, the pictures and the references.
-        groups: Categories in a batch.
+        groups: Categories in a batch of the first stage.
         normals: Normal pictures of each category.
         anomalies: Anomalous pictures of each category.
-        learning_rate: Highest learning rate.
+        siblings: Categories in a batch of the second stage, all of one family.
+        learning_rate: Highest learning rate of the first stage.
         processes: Processes that train together, each with batches of its own; best one for every core.
-        stop_after: Step at which to stop for now; the schedule still follows ``steps``.
-        weights: Factors of the objective's terms by name; 0 drops a term.
+        stop_after: Step, counted over both stages, at which to stop for now; the schedule follows their lengths.
+        weights: Factors of the first objective's terms by name; 0 drops a term.
 
     Returns:
         The file of weights, in half precision.
     """
     seed_everything(seed)
+    stop_after = steps + embedding_steps if stop_after is None else stop_after
     module = Pretraining(steps, seed=seed, learning_rate=learning_rate, weights=weights)
-    convention = module.backbone.convention
+    size, rows = module.backbone.image_size[0], module.backbone.grid_size[0]
     dataset = GroupDataset(
         steps * processes,
         seed=seed,
-        side=convention.size[0],
-        patch=convention.size[0] // module.backbone.grid_size[0],
+        side=size,
+        patch=size // rows,
         groups=groups,
         normals=normals,
         anomalies=anomalies,
     )
-    last, before = output / "last.ckpt", output / "before_last_phase.safetensors"
+    before = output / "before_last_phase.safetensors"
+    keeper = _Keeper(before, first_step(PHASES[-1], steps))
+    fit(module, dataset, output / "last.ckpt", min(stop_after, steps), processes, [keeper])
+    if stop_after >= steps:
+        average_with(module, before)
+        looked_at = SiblingDataset(_LOOKED_AT, seed + 1, size)
+        pictures = (looked_at[i].flatten(0, 1) for i in range(len(looked_at)))
+        backbone = grow(module.backbone, pictures, torch.Generator().manual_seed(seed))
+        telling = EmbeddingTraining(backbone, embedding_steps, seed=seed)
+        families = SiblingDataset(embedding_steps * processes, seed, size, siblings, normals)
+        rank = fit(telling, families, output / "embedding.ckpt", stop_after - steps, processes)
+        if rank == 0 and stop_after >= steps + embedding_steps:
+            words = whole_words(backbone, _READOUT_WORDS, torch.Generator().manual_seed(seed))
+            dataset.seed = seed + 1  # pictures it was not trained on
+            align_readout(backbone, map(dataset.__getitem__, range(min(_READOUT_BATCHES, len(dataset)))), words)
+            write_weights(backbone, output / "inctrl-tiny.safetensors")
+    return output / "inctrl-tiny.safetensors"
+
+
+def fit(
+    module: LightningModule,
+    dataset: Dataset[Any],
+    checkpoint: Path,
+    steps: int,
+    processes: int,
+    callbacks: Sequence[Callback] = (),
+) -> int:
+    """Train a stage to a step, from its checkpoint if there is one.
+
+    Args:
+        module: What is trained.
+        dataset: Batches by number.
+        checkpoint: File that a run goes on from.
+        steps: Optimiser step to stop at; nothing happens if it is behind.
+        processes: Processes that train together.
+        callbacks: Besides the one that writes checkpoints.
+
+    Returns:
+        Rank of this process.
+    """
+    name = checkpoint.stem
     trainer = Trainer(
         accelerator="cpu",
         devices=processes,
         strategy="ddp" if processes > 1 else "auto",
         use_distributed_sampler=False,
         precision="bf16-mixed",
-        max_epochs=(stop_after or steps) // _EPOCH,
+        max_epochs=steps // _EPOCH,
         gradient_clip_val=1.0,
         callbacks=[
-            ModelCheckpoint(output, filename="last", enable_version_counter=False, save_on_train_epoch_end=True),
-            _Keeper(before, first_step(PHASES[-1], steps)),
+            ModelCheckpoint(
+                checkpoint.parent, filename=name, enable_version_counter=False, save_on_train_epoch_end=True
+            ),
+            *callbacks,
         ],
-        logger=CSVLogger(output, name="log", flush_logs_every_n_steps=10),
+        logger=CSVLogger(checkpoint.parent, name=f"log_{name}", flush_logs_every_n_steps=10),
         log_every_n_steps=10,
         enable_model_summary=False,
     )
     sampler = StepSampler(_EPOCH, lambda: trainer.global_step, processes, trainer.global_rank)
     loader = DataLoader(dataset, sampler=sampler, batch_size=None)
-    trainer.fit(module, loader, ckpt_path=last if last.is_file() else None)
-    written = output / "inctrl-tiny.safetensors"
-    if trainer.is_global_zero and (stop_after is None or stop_after >= steps):
-        average_with(module, before)
-        words = whole_words(module.backbone, _READOUT_WORDS, torch.Generator().manual_seed(seed))
-        dataset.seed = seed + 1  # pictures it was not trained on
-        align_readout(module.backbone, map(dataset.__getitem__, range(min(_READOUT_BATCHES, len(dataset)))), words)
-    if trainer.is_global_zero:
-        write_weights(module, written)
-    return written
+    trainer.fit(module, loader, ckpt_path=checkpoint if checkpoint.is_file() else None)
+    return trainer.global_rank
 
 
 class _Keeper(Callback):
@@ -131,17 +180,14 @@ def average_with(module: LightningModule, path: Path) -> None:
             value.lerp_(earlier[name], 0.5)
 
 
-def write_weights(module: Pretraining, path: Path) -> Path:
+def write_weights(backbone: ClipBackbone, path: Path) -> None:
     """Write both towers in half precision under open_clip's names."""
-    from anomalib_inctrl.clip import EMBEDDED_BACKBONE, create_clip
-
     model = create_clip(EMBEDDED_BACKBONE, None, random=True)
-    visual = {f"visual.{k}": v for k, v in module.backbone.visual.state_dict().items()}
-    text = module.backbone.text.model.state_dict()
+    visual = {f"visual.{k}": v for k, v in backbone.visual.state_dict().items()}
+    text = backbone.text.model.state_dict()
     model.load_state_dict(visual | dict(text))
     state: dict[str, Tensor] = {k: v.half().contiguous() for k, v in model.state_dict().items()}
     write_atomically(path, save(state))
-    return path
 
 
 if __name__ == "__main__":

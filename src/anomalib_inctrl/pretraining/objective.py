@@ -134,7 +134,7 @@ class PretrainingObjective(nn.Module):
         normals = int((~labels[0]).sum())
         chosen = choose_references(labels, normals)
         own, other = group_residuals(encoded.patches, normals, chosen)
-        means, distances = self._prototype_distances(encoded.pooled, chosen)
+        means, distances = prototype_distances(encoded.pooled, chosen)
         named = F.normalize(encoded.pooled[:, [0, -1]].flatten(0, 1), dim=-1)
         # What pictures look like must not move the text: prototypes that are alike would serve these terms best.
         prototypes = encoded.prototypes.detach()[:, None]
@@ -147,7 +147,7 @@ class PretrainingObjective(nn.Module):
                 _IMAGE_JUDGE(torch.cat([own, other], dim=1).amax(dim=-1)),
                 torch.cat([labels, torch.ones_like(other[..., 0], dtype=torch.bool)], dim=1),
             ),
-            "category": self._category_loss(encoded.pooled[:, :normals], means[:, :normals]),
+            "category": category_loss(encoded.pooled[:, :normals], means[:, :normals], self.category_scale),
             "distance": balanced_bce(_DISTANCE_JUDGE(distances), labels),
             "caption": self.caption_loss(named, encoded.captions, self.caption_scale.exp().clamp(max=100)),
             "state": balanced_bce(abnormality_margin(pooled[:, :, None], prototypes).squeeze(-1), labels),
@@ -162,25 +162,6 @@ class PretrainingObjective(nn.Module):
             auroc = binary_auroc(own.amax(dim=-1).flatten(), labels.flatten().int())
         return terms | {"auroc": auroc, "loss": loss}
 
-    @staticmethod
-    def _prototype_distances(pooled: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean embedding of every query's references ``(G, M, D)`` and the query's distance to it ``(G, M)``."""
-        unit = F.normalize(pooled, dim=-1)
-        weights = chosen / chosen.sum(dim=-1, keepdim=True)
-        means = F.normalize(weights @ unit[:, : chosen.shape[-1]], dim=-1)
-        return means, 0.5 * (1 - (unit * means).sum(dim=-1))
-
-    def _category_loss(self, queries: Tensor, own: Tensor) -> Tensor:
-        """Cross-entropy of every normal query ``(G, R, D)`` over its own prototype and those of the other groups."""
-        groups, normals = queries.shape[:2]
-        queries = F.normalize(queries, dim=-1)
-        prototypes = F.normalize(queries.mean(dim=1), dim=-1)
-        similarity = torch.einsum("grd,hd->grh", queries, prototypes)
-        index = torch.arange(groups)
-        similarity[index, :, index] = (queries * own).sum(dim=-1)  # leaves the query out of its own prototype
-        logits = self.category_scale.exp().clamp(max=100) * similarity
-        return F.cross_entropy(logits.flatten(0, 1), index.repeat_interleave(normals))
-
 
 def choose_references(labels: Tensor, normals: int) -> Tensor:
     """Choose at random which normal pictures are a query's references: one to all of them, never itself.
@@ -193,6 +174,42 @@ def choose_references(labels: Tensor, normals: int) -> Tensor:
     rank[:, torch.arange(normals), torch.arange(normals)] = 2  # a picture is the last choice for itself
     count = torch.randint(1, normals, (groups, members, 1))
     return (rank.argsort(dim=-1).argsort(dim=-1) < count).float()
+
+
+def prototype_distances(pooled: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """Prototype of every query, the mean embedding of its references, and the query's distance to it.
+
+    Args:
+        pooled (Tensor): ``(G, M, D)``, of any length.
+        chosen (Tensor): ``(G, M, R)``, which of the first ``R`` pictures are a query's references.
+
+    Returns:
+        tuple[Tensor, Tensor]: ``(G, M, D)``, unit length, and ``(G, M)`` in ``[0, 1]``.
+    """
+    unit = F.normalize(pooled, dim=-1)
+    weights = chosen / chosen.sum(dim=-1, keepdim=True)
+    means = F.normalize(weights @ unit[:, : chosen.shape[-1]], dim=-1)
+    return means, 0.5 * (1 - (unit * means).sum(dim=-1))
+
+
+def category_loss(queries: Tensor, own: Tensor, log_scale: Tensor) -> Tensor:
+    """Cross-entropy of normal queries over their own prototype and those of the other groups.
+
+    Prototypical networks, arXiv 1703.05175.
+
+    Args:
+        queries (Tensor): ``(G, R, D)``, of any length.
+        own (Tensor): ``(G, R, D)``, of every query, which is none of the references it is made of; unit length.
+        log_scale (Tensor): Logarithm of the factor on the cosines, a scalar; the factor is 100 at most.
+    """
+    groups, normals = queries.shape[:2]
+    queries = F.normalize(queries, dim=-1)
+    prototypes = F.normalize(queries.mean(dim=1), dim=-1)
+    similarity = torch.einsum("grd,hd->grh", queries, prototypes)
+    index = torch.arange(groups)
+    similarity[index, :, index] = (queries * own).sum(dim=-1)  # leaves the query out of its own prototype
+    logits = log_scale.exp().clamp(max=100) * similarity
+    return F.cross_entropy(logits.flatten(0, 1), index.repeat_interleave(normals))
 
 
 def group_residuals(patches: Tensor, normals: int, chosen: Tensor) -> tuple[Tensor, Tensor]:

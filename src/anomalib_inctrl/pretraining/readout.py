@@ -28,21 +28,22 @@ _SHARE = 0.25  # of the log-odds; with all of them what little varies among imag
 def align_readout(backbone: ClipBackbone, batches: Iterable[Groups], words: Sequence[str]) -> None:
     """Let images tell categories apart, patches normal from anomalous by the text, and images next to nothing of that.
 
-    The joint space is scaled so that images of one category vary alike in all its directions (Fisher's discriminant
-    for categories), and the texts the other way round, so that every product of the two stays.
+    What images are projected to is scaled so that those of one category vary alike in all directions (Fisher's
+    discriminant for categories). It is turned to where the captions of images are (:func:`turn_to`), which changes no
+    distance among images.
 
     Few images tell by themselves whether they are normal. What is left of their states is noise, and CLIP's factor 100
-    makes it a large part of a training-free score. So the projection into the joint space loses the few directions in
-    which prompts of the two states differ, and gains on the first of them Fisher's linear discriminant of damaged
-    patches, among the combinations that do not vary from image to image. Margins of patches become a quarter of its
-    log-odds.
+    makes it a large part of a training-free score. So the few directions of the joint space in which prompts of the two
+    states differ are left free of images. The projection gains on the first of them Fisher's linear discriminant of
+    damaged patches, among the combinations that do not vary from image to image. Margins of patches become a quarter
+    of its log-odds.
 
     Args:
-        backbone (ClipBackbone): Its ``visual.proj`` and ``text_projection`` are changed in place.
+        backbone (ClipBackbone): Its ``visual.proj`` is changed in place.
         batches (Iterable[Groups]): Pictures to solve it on.
         words (Sequence[str]): Class names whose prompts span the directions, as many and as diverse as can be.
     """
-    visual, text = backbone.visual, backbone.text.model
+    visual = backbone.visual
     projection, visual.proj = visual.proj, None  # without it features are what the projection takes
     try:
         encoded = [(backbone.encode_aligned(backbone.from_pictures(b.images.flatten(0, 1))), b) for b in batches]
@@ -51,17 +52,36 @@ def align_readout(backbone: ClipBackbone, batches: Iterable[Groups], words: Sequ
     patches = torch.cat([features.aligned.unflatten(0, b.labels.shape) for features, b in encoded])
     images = torch.cat([features.pooled.unflatten(0, b.labels.shape) for features, b in encoded])
     normals = int((~encoded[0][1].labels[0]).sum())
-    whitening = category_whitening(images[:, :normals] @ projection)
-    projection.copy_(projection @ whitening)
-    text.text_projection.copy_(text.text_projection @ torch.linalg.inv(whitening))
-    backbone.fingerprint = fingerprint(backbone)  # prototypes of the texts before are not asked for again
-
     directions, distance = state_directions(torch.stack([backbone.text_prototypes(word) for word in words]))
+
+    coordinates = torch.linalg.qr(projection.mT).R.mT  # as the projection has them, but for a rotation
+    coordinates = coordinates @ category_whitening(images[:, :normals] @ coordinates)
+    captions = backbone.encode_sentences([caption for _, b in encoded for caption in b.captions])
+    shown = F.normalize(images[:, [0, -1]].flatten(0, 1) @ coordinates, dim=-1)
+    turned = coordinates @ turn_to(shown, captions, directions)
+
     coverage = torch.cat([b.coverage for _, b in encoded])
     weights = still_discriminant(patches, coverage, F.normalize(images.flatten(0, 1), dim=-1))
-    neutral = projection - projection @ directions.mT @ directions
-    length = (patches @ neutral).norm(dim=-1).mean()
-    projection.copy_(neutral + torch.outer(_SHARE * weights * length / (_LOGIT_SCALE * distance), directions[0]))
+    length = (patches @ turned).norm(dim=-1).mean()
+    projection.copy_(turned + torch.outer(_SHARE * weights * length / (_LOGIT_SCALE * distance), directions[0]))
+    backbone.fingerprint = fingerprint(backbone)
+
+
+def turn_to(images: Tensor, captions: Tensor, avoided: Tensor) -> Tensor:
+    """Turn embeddings into a wider space, to where their captions are (orthogonal Procrustes, Schoenemann 1966).
+
+    Args:
+        images (Tensor): ``(I, E)``.
+        captions (Tensor): Of the same pictures, ``(I, D)``, ``D`` at least ``E`` and the number of avoided directions.
+        avoided (Tensor): Orthonormal directions that images are to stay out of, ``(A, D)``.
+
+    Returns:
+        Tensor: ``(E, D)`` with orthonormal rows, orthogonal to what is avoided.
+    """
+    free = torch.linalg.qr(avoided.mT, mode="complete").Q[:, len(avoided) :]
+    centred = [(embeddings - embeddings.mean(dim=0)).double() for embeddings in (images, captions @ free)]
+    left, _, right = torch.linalg.svd(centred[0].mT @ centred[1], full_matrices=False)
+    return (left @ right).to(images) @ free.mT
 
 
 def category_whitening(images: Tensor) -> Tensor:

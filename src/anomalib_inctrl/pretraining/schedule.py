@@ -63,12 +63,17 @@ def first_step(phase: Phase, steps: int) -> int:
 
 
 def rate_at(step: int, steps: int) -> float:
-    """Learning rate of a step, as a share of the highest: in every cycle a rise and half a cosine down."""
+    """Learning rate of a step, as a share of the highest of the run; every cycle goes by :func:`cycle_rate`."""
     cycles = [(first_step(phase, steps), phase.rate) for phase in PHASES if phase.rate is not None]
     ends = [*(first for first, _ in cycles[1:]), steps]
     first, rate, end = [(*cycle, end) for cycle, end in zip(cycles, ends, strict=True) if cycle[0] <= step][-1]
-    warmup = min(_WARMUP, (end - first) // 5)
-    if step - first < warmup:
-        return rate * (step - first + 1) / warmup
-    done = min((step - first - warmup) / max(end - first - warmup, 1), 1)
-    return rate * (_FLOOR + (1 - _FLOOR) * 0.5 * (1 + math.cos(math.pi * done)))
+    return rate * cycle_rate(step - first, end - first)
+
+
+def cycle_rate(step: int, steps: int) -> float:
+    """Learning rate of a step of one cycle, as a share of its highest: a rise, then half a cosine down."""
+    warmup = min(_WARMUP, steps // 5)
+    if step < warmup:
+        return (step + 1) / warmup
+    done = min((step - warmup) / max(steps - warmup, 1), 1)
+    return _FLOOR + (1 - _FLOOR) * 0.5 * (1 + math.cos(math.pi * done))

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from anomalib_inctrl.clip import EMBEDDED_BACKBONE, ClipBackbone
+from anomalib_inctrl.clip import EMBEDDED_TRUNK, ClipBackbone
 from anomalib_inctrl.pretraining.descriptor import describe
 from anomalib_inctrl.pretraining.initialization import initialize
 from anomalib_inctrl.pretraining.objective import Encoded, PretrainingObjective
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Pretraining(LightningModule):
-    """Trains both towers of the embedded backbone from informed random weights.
+    """Trains both towers of the trunk, what the embedded backbone grows from, from informed random weights.
 
     Args:
         steps (int): Number of optimiser steps, which the schedule is scaled to.
@@ -40,7 +40,7 @@ class Pretraining(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.backbone = ClipBackbone(EMBEDDED_BACKBONE, random=True)
+        self.backbone = ClipBackbone(EMBEDDED_TRUNK)
         initialize(self.backbone, torch.Generator().manual_seed(seed))
         self.backbone.requires_grad_(requires_grad=True)
         self.backbone.text.model.logit_scale.requires_grad_(requires_grad=False)  # the objective has its own
