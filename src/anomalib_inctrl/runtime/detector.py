@@ -254,7 +254,7 @@ class InContextDetector:
     def route(self, features: Features, slack: float = 1.5, floor: float = 0.05) -> list[str | None]:
         """Find the category of encoded images: that of the nearest reference, by image embedding.
 
-        A rule of ours. On 25 generated categories with the embedded backbone, at the default, all of the normal images
+        A rule of ours. On 25 generated categories with earlier weights of the embedded backbone, all normal images
         and 75 % of the anomalous ones (every kind, replaced objects included) are known, and 70 % of the images of a
         product without a bank are not.
 
