@@ -126,6 +126,16 @@ def test_pools_are_parts_spelt_out(kit):
             AuxiliaryData(pools=[wrong])
 
 
+def test_a_pool_takes_what_the_command_line_takes():
+    """Whole numbers stay whole (anomalib's own loader makes a pair of ``image_size``), and what is wrong is named."""
+    pool = {"class_path": "ProceduralAD", "init_args": {"image_size": 64}, "categories": ["glyph-0", "wood_grain-2"]}
+    parts = AuxiliaryData(pools=[pool], validation_share=0.5).parts
+    assert [(part.category, part.image_size) for part in parts] == [("glyph-0", 64), ("wood_grain-2", 64)]
+    with pytest.raises(Exception, match="imagesize"):
+        AuxiliaryData(pools=[pool | {"init_args": {"imagesize": 64}}])
+
+
+
 def test_parts_by_class_path_are_the_same(kit):
     parts = [
         {"class_path": "anomalib.data.MVTecAD", "init_args": {"root": str(kit.root), "category": category}}

@@ -16,7 +16,6 @@ from anomalib import LearningType
 from anomalib.data import AnomalibDataModule
 from anomalib.data.utils import read_image, read_mask
 from anomalib.models.components import AnomalibModule
-from jsonargparse import ArgumentParser
 from lightning import seed_everything
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
@@ -29,6 +28,7 @@ from anomalib_inctrl.benchmark.received import files_opened, received_among, sha
 from anomalib_inctrl.benchmark.shared_features import SharedFeatures
 from anomalib_inctrl.data.few_shot import FewShot
 from anomalib_inctrl.evaluation import few_shot_evaluator
+from anomalib_inctrl.instantiation import Builder
 from anomalib_inctrl.prompts import class_name_of
 
 METRICS = ("image_AUROC", "image_AUPR", "image_F1Max", "pixel_AUROC", "pixel_AUPRO", "pixel_AUPR")
@@ -98,7 +98,7 @@ def run_cell(
 # ------------------------------------------------------------------------------------------------------- construction
 def build_datamodule(cell: Cell) -> AnomalibDataModule:
     """Build the data module of a cell, seen through :class:`FewShot` if it has references, and set it up."""
-    datamodule = _instantiate(AnomalibDataModule, cell.data_config)
+    datamodule = Builder(AnomalibDataModule, cell.data_config)()
     if cell.k_shot:
         datamodule = FewShot(datamodule, cell.k_shot, cell.seed, selection=cell.selection)  # type: ignore[arg-type]
     datamodule.prepare_data()
@@ -119,29 +119,11 @@ def build_model(entry: ModelEntry, k_shot: int, seed: int, class_name: str) -> A
     """
     chosen = {"k_shot": k_shot, "reference_seed": seed, "class_name": class_name} | dict.fromkeys(_COMPONENTS, False)
     seed_everything(_BUILD_SEED)
-    model = _instantiate(AnomalibModule, {"class_path": entry.class_path, "init_args": entry.init_args}, chosen)
+    model = Builder(AnomalibModule, {"class_path": entry.class_path, "init_args": entry.init_args})(chosen)
     if entry.image_size:
         height, width = entry.image_size
         model.pre_processor = model.configure_pre_processor(image_size=(height, width))
     return model
-
-
-def _instantiate(base: type, config: dict[str, Any], optional: dict[str, Any] | None = None) -> Any:
-    """Build an object from ``class_path`` and ``init_args``, short names and nested ones included.
-
-    Args:
-        base (type): What it is an instance of.
-        config (dict): ``class_path`` and ``init_args``.
-        optional (dict | None): Arguments to be set if the constructor has them and ``config`` does not set them.
-    """
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(base, "it", fail_untyped=False, required=True)
-    parsed = parser.parse_object({"it": config})
-    taken = parsed.it.get("init_args") or {}
-    for name, value in (optional or {}).items():
-        if name in taken and name not in config["init_args"]:
-            parsed.it.init_args[name] = value
-    return parser.instantiate_classes(parsed).it
 
 
 # ---------------------------------------------------------------------------------------------------------- execution

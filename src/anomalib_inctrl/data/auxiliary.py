@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from anomalib.data import AnomalibDataModule, get_datamodule
+from anomalib.data import AnomalibDataModule
 from anomalib.data.utils import LabelName, read_image, read_mask
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.tv_tensors import Mask
 
 from anomalib_inctrl.data.episodes import Episode, EpisodeBatch, EpisodeSampler, LabelledImage, Pool, Step
+from anomalib_inctrl.instantiation import Builder
 from anomalib_inctrl.prompts import class_name_of
 
 if TYPE_CHECKING:
@@ -77,8 +78,11 @@ class AuxiliaryData(AnomalibDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, eval_batch_size, num_workers, seed=seed)
-        given: list[Any] = [*(parts or []), *(part for pool in pools or [] for part in _parts_of(pool))]
-        self.parts = [p if isinstance(p, AnomalibDataModule) else get_datamodule(dict(p)) for p in given]
+        self.parts = [
+            part if isinstance(part, AnomalibDataModule) else Builder(AnomalibDataModule, dict(part))()
+            for part in parts or []
+        ]
+        self.parts += [part for pool in pools or [] for part in _parts_of(pool)]
         self.steps_per_epoch = steps_per_epoch
         self.k_shots = list(k_shots or (1, 2, 4, 8))
         self.max_references = max_references
@@ -259,17 +263,16 @@ class AuxiliaryData(AnomalibDataModule):
         return min(len(references) for references in pool.references.values()) - 1
 
 
-def _parts_of(pool: dict[str, Any]) -> list[dict[str, Any]]:
-    """Spell a pool out as one part per category."""
+def _parts_of(pool: dict[str, Any]) -> list[AnomalibDataModule]:
+    """Make one data module for every category of a pool."""
     unknown = pool.keys() - {"class_path", "init_args", "categories"}
     if unknown or "class_path" not in pool or not pool.get("categories"):
         msg = f"A pool has class_path, categories and, if need be, init_args; got {dict(pool)}."
         raise ValueError(msg)
-    shared = pool.get("init_args") or {}
-    return [
-        {"class_path": pool["class_path"], "init_args": {**shared, "category": category}}
-        for category in pool["categories"]
-    ]
+    categories = list(pool["categories"])
+    shared = (pool.get("init_args") or {}) | {"category": categories[0]}
+    build = Builder(AnomalibDataModule, {"class_path": pool["class_path"], "init_args": shared})
+    return [build(category=category) for category in categories]
 
 
 class EpisodeDataset(Dataset):

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, get_args
 
-from anomalib.data import AnomalibDataModule, get_datamodule
+from anomalib.data import AnomalibDataModule
 from torch.utils.data import DataLoader
 
+from anomalib_inctrl.instantiation import Builder
 from anomalib_inctrl.prompts import class_name_of
 from anomalib_inctrl.reference_images import Selection
 
@@ -58,7 +59,7 @@ class FewShot(AnomalibDataModule):
         backbone: str = "inctrl-tiny",
         pretrained: str | None = None,
     ) -> None:
-        self.data = get_datamodule(dict(data)) if isinstance(data, Mapping) else data
+        self.data = Builder(AnomalibDataModule, dict(data))() if isinstance(data, Mapping) else data
         if isinstance(self.data, FewShot):
             msg = "data is a FewShot itself: give the data module it wraps."
             raise ValueError(msg)
