@@ -88,9 +88,7 @@ def class_probability(features: Tensor, prototypes: Tensor, scale: float = 100.0
         >>> class_probability(torch.tensor([[3.0, 3.0], [0.0, 2.0]]), torch.eye(2))
         tensor([0.5000, 1.0000])
     """
-    features = F.normalize(features, dim=-1)
-    similarity = (features.unsqueeze(-2) @ prototypes.mT).squeeze(-2)
-    return (scale * similarity).softmax(dim=-1)[..., 1]
+    return abnormality_margin(F.normalize(features, dim=-1), prototypes, scale).sigmoid()
 
 
 def to_pixels(patch_map: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
@@ -128,11 +126,13 @@ class Gaussian(NamedTuple):
 def abnormality_margin(features: Tensor, prototypes: Tensor, scale: float = 100.0) -> Tensor:
     """By how much features lie nearer to the anomalous than to the normal prototype: the log-odds of the anomaly.
 
-    Its sigmoid is :func:`class_probability`, for features of unit length.
+    Its sigmoid is :func:`class_probability`, for features of unit length. Taken in single precision at least: the
+    prototypes of both states are nearly alike, and of two cosines in half precision little is left to subtract.
 
     Args:
         features (Tensor): ``(..., D)``, unit length.
-        prototypes (Tensor): Normal and anomalous text prototype of unit length, ``(2, D)``.
+        prototypes (Tensor): Normal and anomalous text prototype of unit length, ``(2, D)``, or ``(..., 2, D)`` that
+            broadcasts with the features.
         scale (float): Factor on the cosine similarities; 100 is CLIP's.
 
     Returns:
@@ -143,8 +143,11 @@ def abnormality_margin(features: Tensor, prototypes: Tensor, scale: float = 100.
         >>> abnormality_margin(torch.tensor([[0.6, 0.8], [1.0, 0.0]]), torch.eye(2), scale=10.0)
         tensor([  2.0000, -10.0000])
     """
-    similarity = features @ prototypes.mT
-    return scale * (similarity[..., 1] - similarity[..., 0])
+    features, prototypes = (
+        tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in (features, prototypes)
+    )
+    contrast = prototypes[..., 1, :] - prototypes[..., 0, :]
+    return scale * (features * contrast).sum(dim=-1)
 
 
 def deviation(scores: Tensor, reference: Gaussian) -> Tensor:

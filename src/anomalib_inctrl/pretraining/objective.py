@@ -150,8 +150,8 @@ class PretrainingObjective(nn.Module):
             "category": category_loss(encoded.pooled[:, :normals], means[:, :normals], self.category_scale),
             "distance": balanced_bce(_DISTANCE_JUDGE(distances), labels),
             "caption": self.caption_loss(named, encoded.captions, self.caption_scale.exp().clamp(max=100)),
-            "state": balanced_bce(abnormality_margin(pooled[:, :, None], prototypes).squeeze(-1), labels),
-            "dense": patch_loss(abnormality_margin(encoded.aligned, prototypes), coverage),
+            "state": balanced_bce(abnormality_margin(pooled, prototypes), labels),
+            "dense": patch_loss(abnormality_margin(encoded.aligned, prototypes[:, None]), coverage),
             "opposite": encoded.prototypes.prod(dim=1).sum(dim=-1).square().mean(),
         }
         factors = factors or {}
