@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from anomalib_inctrl.clip import ClipBackbone
+from anomalib_inctrl.clip import EMBEDDED_TRUNK, ClipBackbone
 from anomalib_inctrl.models.inctrl.torch_model import InCTRLModel
 from anomalib_inctrl.models.inctrl_v2.torch_model import InCTRLv2Model
 from anomalib_inctrl.runtime.graphs import openvino_core
@@ -42,8 +42,8 @@ def _one_openvino_core() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tiny_backbone() -> ClipBackbone:
-    """The architecture of the embedded backbone, untrained."""
-    return ClipBackbone("inctrl-tiny", random=True)
+    """A small architecture, untrained: whatever is embedded, what is tested on it stays."""
+    return ClipBackbone(EMBEDDED_TRUNK)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,15 +12,15 @@ from anomalib.data import MVTecAD
 from anomalib.engine import Engine
 from PIL import Image
 
-from anomalib_inctrl import DevPrompt, InCTRL, InCTRLv2, clip
-from anomalib_inctrl.clip import ClipBackbone, image_convention
+from anomalib_inctrl import DevPrompt, InCTRL, InCTRLv2
+from anomalib_inctrl.clip import EMBEDDED_TRUNK, ClipBackbone, image_convention
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 MODELS = {"InCTRL": InCTRL, "InCTRLv2": InCTRLv2, "DevPrompt": DevPrompt}
 SIZE = (96, 128)  # height and width of the drawn images
-SIDE = image_convention("inctrl-tiny").size[0]  # of the images the backbone takes, hence of the maps
+SIDE = image_convention(EMBEDDED_TRUNK).size[0]  # of the images the backbone takes, hence of the maps
 QUIET = {
     "accelerator": "cpu",
     "devices": 1,
@@ -76,19 +75,10 @@ def data(root: Path, category: str = "bolt", **options: Any) -> MVTecAD:
     return MVTecAD(root=root, category=category, **{"num_workers": 0, "eval_batch_size": 3} | options)
 
 
-@contextmanager
-def untrained() -> Iterator[None]:
-    """Build embedded backbones with weights from a seed: whatever file is embedded, thresholds and scores stay."""
-    create = clip.create_clip
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(clip, "create_clip", lambda *names, random=False: create(*names, random=True))
-        yield
-
-
 def build(name: str, **options: Any) -> InCTRL | InCTRLv2 | DevPrompt:
-    """A model on the untrained backbone, with two references and without pictures unless told otherwise."""
-    with untrained():
-        return MODELS[name](**{"backbone": "inctrl-tiny", "k_shot": 2, "visualizer": False} | options)
+    """A model on a small untrained backbone, with two references and without pictures unless told otherwise."""
+    defaults = {"backbone": EMBEDDED_TRUNK, "pretrained": None, "k_shot": 2, "visualizer": False}
+    return MODELS[name](**defaults | options)
 
 
 class Run(NamedTuple):
@@ -141,7 +131,6 @@ class Kit(NamedTuple):
     with_square: Callable
     write_category: Callable
     data: Callable
-    untrained: Callable
     build: Callable
     train: Callable
     predictions: Callable
@@ -170,7 +159,7 @@ def _encode_text_once() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def kit() -> Kit:
-    return Kit(texture, write, with_square, write_category, data, untrained, build, train, Predictions.of, QUIET, SIDE)
+    return Kit(texture, write, with_square, write_category, data, build, train, Predictions.of, QUIET, SIDE)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from open_clip import factory
 from torch import Tensor, nn
 
 from anomalib_inctrl.checkpoints import load_weights
-from anomalib_inctrl.clip import ClipBackbone, image_convention
+from anomalib_inctrl.clip import EMBEDDED_TRUNK, ClipBackbone, image_convention
 from anomalib_inctrl.models.inctrl.torch_model import InCTRLModel
 from anomalib_inctrl.models.inctrl_v2.torch_model import InCTRLv2Model
 from anomalib_inctrl.prompts import prompt_ensemble
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TOLERANCE = {"rtol": 0, "atol": 1e-5}
-SIDE = image_convention("inctrl-tiny").size[0]  # of the embedded backbone's images
+SIDE = image_convention(EMBEDDED_TRUNK).size[0]  # of the small backbone's images
 
 
 # ------------------------------------------------------------------------------------------------------------- oracle
@@ -198,7 +198,7 @@ def randomise(model: nn.Module) -> nn.Module:
 
 @pytest.fixture(scope="module")
 def towers(tiny_backbone: ClipBackbone) -> Towers:
-    clip = open_clip.create_model("inctrl-tiny")
+    clip = open_clip.create_model(EMBEDDED_TRUNK)
     clip.visual.load_state_dict(tiny_backbone.visual.state_dict())
     text = {k: v for k, v in tiny_backbone.text.model.state_dict().items() if not k.startswith("visual.")}
     assert not clip.load_state_dict(text, strict=False).unexpected_keys
@@ -574,7 +574,7 @@ def test_a_published_checkpoint_without_towers_keeps_those_at_hand(published: Pu
 
 
 def test_a_published_checkpoint_of_another_backbone_is_refused(published: Published, tiny_backbone: ClipBackbone):
-    with pytest.raises(ValueError, match=r"The CLIP towers in .*published\.pyth do not fit backbone='inctrl-tiny'"):
+    with pytest.raises(ValueError, match=r"towers in .*published\.pyth do not fit backbone='inctrl-tiny-trunk'"):
         load_weights(InCTRLModel(tiny_backbone), published.path)
 
 

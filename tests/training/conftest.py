@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,8 +15,8 @@ from anomalib.engine import Engine
 from lightning.pytorch import Callback, seed_everything
 from PIL import Image
 
-from anomalib_inctrl import AuxiliaryData, CoOp, InCTRL, InCTRLv2, clip
-from anomalib_inctrl.clip import ClipBackbone
+from anomalib_inctrl import AuxiliaryData, CoOp, InCTRL, InCTRLv2
+from anomalib_inctrl.clip import EMBEDDED_TRUNK, ClipBackbone
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,15 +59,6 @@ def write_category(folder: Path, seed: int, tone: float) -> None:
         mask[top : top + 28, left : left + 28] = 255
         write(folder / f"test/square/{i:03}.png", damaged)
         write(folder / f"ground_truth/square/{i:03}_mask.png", mask)
-
-
-@contextmanager
-def untrained() -> Iterator[None]:
-    """Build embedded backbones with weights from a seed: whatever file is embedded, losses stay."""
-    create = clip.create_clip
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(clip, "create_clip", lambda *names, random=False: create(*names, random=True))
-        yield
 
 
 class Losses(Callback):
@@ -143,9 +133,8 @@ class Kit:
     def build(self, name: str, seed: int = 0, **options: Any) -> InCTRL | InCTRLv2:
         """A model to train on the untrained backbone, with cached features unless told otherwise."""
         seed_everything(seed)
-        defaults = {"backbone": "inctrl-tiny", "phase": "train", "visualizer": False, "feature_cache": self.cache}
-        with untrained():
-            return MODELS[name](**defaults | options)
+        defaults = {"backbone": EMBEDDED_TRUNK, "pretrained": None, "phase": "train", "visualizer": False}
+        return MODELS[name](**defaults | {"feature_cache": self.cache} | options)
 
     def fit(
         self,

@@ -10,6 +10,7 @@ from anomalib.utils.serialization import anomalib_safe_globals
 from safetensors import safe_open
 
 from anomalib_inctrl.checkpoints import METADATA_KEY, load_weights, save_weights
+from anomalib_inctrl.clip import EMBEDDED_TRUNK
 
 RECORD = {
     "trained_on": ["MVTecAD/bolt", "MVTecAD/leaf"],
@@ -49,7 +50,7 @@ def test_the_checkpoint_records_the_training(trained):
         content = torch.load(trained.checkpoint, weights_only=True)
     metadata = content[METADATA_KEY]
     assert metadata["training"] == RECORD
-    assert metadata["backbone"]["name"] == "inctrl-tiny"
+    assert metadata["backbone"]["name"] == EMBEDDED_TRUNK
     assert metadata["model"] == type(trained.model).__name__
     assert not any("backbone" in key for key in content["state_dict"])
 
@@ -116,7 +117,7 @@ def test_files_that_cannot_be_used(kit, tmp_path):
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes(path.read_bytes()[:-100])
     for source, message in (
-        (other, "made with backbone='ViT-B-16'.*this model has 'inctrl-tiny'"),
+        (other, "made with backbone='ViT-B-16'.*this model has 'inctrl-tiny-trunk'"),
         (scaled, r"trained with patch_scale=14.0, this model has 100.0"),
         (cut, "cut.safetensors can't be read as a checkpoint: SafetensorError"),
     ):

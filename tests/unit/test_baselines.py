@@ -10,14 +10,14 @@ from torch import nn
 from torch.nn import functional
 
 from anomalib_inctrl import Spade
-from anomalib_inctrl.clip import ClipBackbone, ImageFeatures, image_convention
+from anomalib_inctrl.clip import EMBEDDED_TRUNK, ClipBackbone, ImageFeatures, image_convention
 from anomalib_inctrl.models.clip_zero_shot.torch_model import ClipZeroShotModel
 from anomalib_inctrl.models.coop.torch_model import CoOpModel
 from anomalib_inctrl.models.spade.pyramids import ClipPyramid, Pyramid, TimmPyramid
 from anomalib_inctrl.models.spade.torch_model import SpadeModel, nearest_places, squared_distances
 from anomalib_inctrl.prompts import FIXED_PREFIX, prompt_ensemble
 
-SIDE = image_convention("inctrl-tiny").size[0]
+SIDE = image_convention(EMBEDDED_TRUNK).size[0]
 
 
 def smooth(count: int) -> torch.Tensor:

@@ -91,7 +91,7 @@ def test_another_backbone_is_refused(model: InContextModel, tmp_path: Path, key:
 
 def test_the_same_backbone_passes(tiny_backbone: ClipBackbone):
     check_backbone(tiny_backbone, record(tiny_backbone), "a test")
-    with pytest.raises(ValueError, match=r"a test was made with backbone='inctrl-tiny'.*blocks=\[1\]"):
+    with pytest.raises(ValueError, match=r"a test was made with backbone='inctrl-tiny-trunk'.*blocks=\[1\]"):
         check_backbone(tiny_backbone, record(tiny_backbone) | {"blocks": [1]}, "a test")
 
 

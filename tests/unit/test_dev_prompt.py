@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from anomalib_inctrl.clip import ClipBackbone, image_convention
+from anomalib_inctrl.clip import EMBEDDED_TRUNK, ClipBackbone, image_convention
 from anomalib_inctrl.losses import deviation_loss, normal_prompt_loss
 from anomalib_inctrl.models.dev_prompt.synthesis import draw_anomalies
 from anomalib_inctrl.models.dev_prompt.torch_model import DevPromptModel, TrainingFeatures
@@ -20,7 +20,7 @@ from anomalib_inctrl.scoring import Gaussian, abnormality_margin, class_probabil
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SIDE = image_convention("inctrl-tiny").size[0]
+SIDE = image_convention(EMBEDDED_TRUNK).size[0]
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2}
 TOWERS = {
     "CLIP": {},
@@ -286,7 +286,7 @@ def test_training_lowers_the_loss_and_parts_the_prompts(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert losses[-1] < 0.8 * losses[0]
+    assert losses[-1] < 0.7 * losses[0]
     assert similarities[-1] < similarities[0] - 0.01
     before = model.explain(smooth(1))
     model.refresh()

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from anomalib_inctrl.clip import image_convention
+from anomalib_inctrl.clip import EMBEDDED_TRUNK, image_convention
 from anomalib_inctrl.in_context import ResidualAdapter, ScoreHead, image_residual_score, merge
 from anomalib_inctrl.models.inctrl.torch_model import InCTRLExplanation
 
 if TYPE_CHECKING:
     from anomalib_inctrl.in_context import InContextModel
 
-SIDE = image_convention("inctrl-tiny").size[0]  # of the embedded backbone's images
+SIDE = image_convention(EMBEDDED_TRUNK).size[0]  # of the small backbone's images
 
 
 def images(count: int, size: int = SIDE) -> torch.Tensor:

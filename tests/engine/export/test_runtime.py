@@ -83,8 +83,7 @@ def test_scores_as_eager(model, export, kit, engine):
 @pytest.mark.parametrize("name", ["InCTRL"], indirect=True)
 def test_checkpoint_scores_as_eager(trained, kit, tmp_path, root):
     """Training-free InCTRL with the centre crop, exported from a checkpoint whose threshold is of validation data."""
-    with kit.untrained():
-        folder = export_checkpoint(tmp_path / "export", trained.checkpoint)
+    folder = export_checkpoint(tmp_path / "export", trained.checkpoint)
     files = sorted((root / "bolt/test").rglob("*.png"))
     found = InContextDetector(folder, threads=1).predict(files)
     with torch.no_grad():

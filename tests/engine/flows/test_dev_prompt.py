@@ -70,8 +70,7 @@ def test_test_from_a_checkpoint_needs_neither_training_images_nor_text(run, root
     for method in ("encode_with_context", "encode_sentences"):
         monkeypatch.setattr(ClipBackbone, method, None)
     assert engine.test(model=model, datamodule=kit.data(moved), ckpt_path=run.checkpoint)[0] == run.metrics
-    with kit.untrained():
-        loaded = DevPrompt.load_from_checkpoint(run.checkpoint, weights_only=True, map_location="cpu").eval()
+    loaded = DevPrompt.load_from_checkpoint(run.checkpoint, weights_only=True, map_location="cpu").eval()
     image = torch.from_numpy(kit.texture(5)).permute(2, 0, 1)[None] / 255
     with torch.no_grad():
         expected, found = run.model.eval()(image), loaded(image)
@@ -192,10 +191,9 @@ def test_data_that_do_not_fit_are_refused(root, kit, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["torch", "onnx"])
 def test_exported_models_score_as_the_engine(run, root, kit, engine, tmp_path, kind):
-    with kit.untrained():  # for the model that the engine makes from the checkpoint
-        path = engine.export(
-            model=kit.build("DevPrompt", **FEW), export_type=kind, export_root=tmp_path, ckpt_path=run.checkpoint
-        )
+    path = engine.export(
+        model=kit.build("DevPrompt", **FEW), export_type=kind, export_root=tmp_path, ckpt_path=run.checkpoint
+    )
     if kind == "torch":
         model = torch.load(path, weights_only=False)["model"].eval()  # our own file
         assert not list(model.model.backbone.text.parameters())

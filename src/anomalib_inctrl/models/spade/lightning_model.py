@@ -17,7 +17,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
-from anomalib_inctrl.clip import EMBEDDED_BACKBONE, ClipBackbone, image_convention
+from anomalib_inctrl.clip import EMBEDDED_BACKBONE, EMBEDDED_TRUNK, ClipBackbone, image_convention
 from anomalib_inctrl.evaluation import few_shot_evaluator
 from anomalib_inctrl.models.spade.pyramids import ClipPyramid, TimmPyramid
 from anomalib_inctrl.models.spade.torch_model import SpadeModel
@@ -77,7 +77,7 @@ class Spade(AnomalibModule):
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
-        is_clip = backbone == EMBEDDED_BACKBONE or backbone.startswith("ViT-")
+        is_clip = backbone in (EMBEDDED_BACKBONE, EMBEDDED_TRUNK) or backbone.startswith("ViT-")
         self._convention = image_convention(backbone, pretrained) if is_clip else None  # super().__init__ reads it
         super().__init__(
             pre_processor=pre_processor,
