@@ -165,9 +165,7 @@ class ClipBackbone(nn.Module):
             mixed = tokens[:, 1:]
         else:
             mixed = _residual_block(last, before, before)[:, 1:]
-        mixed = self.visual.ln_post(mixed)
-        aligned = mixed if self.visual.proj is None else mixed @ self.visual.proj
-        return AlignedFeatures(patches, self._pool(tokens), F.normalize(aligned, dim=-1))
+        return AlignedFeatures(patches, self._pool(tokens), F.normalize(self._project(mixed), dim=-1))
 
     def _run(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Tapped patch tokens ``(B, L, N, W)``, the last block's output and its input, ``(B, 1 + N, W)``.
@@ -264,12 +262,22 @@ class ClipBackbone(nn.Module):
     def _pool(self, tokens: Tensor) -> Tensor:
         visual = self.visual
         if visual.pool_type == "tok":
-            pooled = visual.ln_post(tokens[:, 0])
-        elif visual.final_ln_after_pool:
-            pooled = visual.ln_post(tokens[:, 1:].mean(dim=1))
-        else:
-            pooled = visual.ln_post(tokens)[:, 1:].mean(dim=1)
-        return pooled if visual.proj is None else pooled @ visual.proj
+            return self._project(tokens[:, 0])
+        if visual.final_ln_after_pool:
+            return self._project(tokens[:, 1:].mean(dim=1))
+        return self._project(tokens[:, 1:]).mean(dim=1)
+
+    def _project(self, tokens: Tensor) -> Tensor:
+        """Norm tokens and take them into the joint space, under autocast too in the precision of the weights.
+
+        What an image has along the line between two prompts is the small rest of large terms.
+        """
+        visual, device = self.visual, tokens.device.type
+        if torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False):
+                return self._project(tokens.to(visual.conv1.weight.dtype))
+        normed = visual.ln_post(tokens)
+        return normed if visual.proj is None else normed @ visual.proj
 
 
 class _TextTower(nn.Module):

@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the customary name
 from torchmetrics.functional.classification import binary_auroc
+from torchvision.transforms.v2.functional import InterpolationMode, resize
 
 from anomalib_inctrl.clip import EMBEDDED_BACKBONE, ClipBackbone
 from anomalib_inctrl.data.procedural import FAMILIES, GLOBAL_KINDS, LOCAL_KINDS, OTHER, Category
@@ -29,7 +30,8 @@ from anomalib_inctrl.pretraining.objective import ANOMALOUS
 from anomalib_inctrl.scoring import nearest_residuals
 
 REFERENCES = 4
-SIDE, PATCH = 112, 8
+BICUBIC = InterpolationMode.BICUBIC
+SIDE = 224  # of the pictures, before the backbone's preprocessing
 PHOTOGRAPHS = {  # rows and columns of the part that is taken for one kind of surface
     "astronaut": (330, 512, 0, 150),
     "camera": (300, 512, 0, 512),
@@ -118,7 +120,8 @@ def evaluate(backbone: ClipBackbone, task: Task) -> Iterator[tuple[str, float]]:
     """AUROC of patches, of largest residuals, and of the embedding's distance to the nearest reference."""
 
     def encode(pictures: np.ndarray) -> tuple[Tensor, Tensor]:
-        features = backbone.encode_image(backbone.from_pictures(torch.from_numpy(pictures).permute(0, 3, 1, 2)))
+        pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2)
+        features = backbone.encode_image(backbone.from_pictures(resize(pixels, list(backbone.image_size), BICUBIC)))
         return F.normalize(features.patches, dim=-1), F.normalize(features.pooled, dim=-1)
 
     patches, pooled = encode(task.normal)
@@ -133,7 +136,7 @@ def evaluate(backbone: ClipBackbone, task: Task) -> Iterator[tuple[str, float]]:
         yield f"{task.name}, images, {kind}", auroc(normal.amax(dim=-1), anomalous.amax(dim=-1))
         yield f"{task.name}, embedding, {kind}", auroc(normal_distance, distance)
         if kind == "local":
-            coverage = F.avg_pool2d(torch.from_numpy(task.masks).float()[:, None], PATCH).flatten(1)
+            coverage = F.adaptive_avg_pool2d(torch.from_numpy(task.masks).float(), backbone.grid_size).flatten(1)
             intact = torch.cat([normal.flatten(), anomalous[coverage == 0]])
             yield f"{task.name}, patches", auroc(intact, anomalous[coverage >= ANOMALOUS])
 

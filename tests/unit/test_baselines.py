@@ -169,7 +169,7 @@ def test_spade_takes_networks_of_timm_with_their_own_preprocessing():
     sizes = [part.size for part in model.pre_processor.transform.transforms if hasattr(part, "size")]
     assert [list(size) for size in sizes] == [[256, 256]]
     with pytest.raises(ValueError, match=rf"takes images of \({SIDE}, {SIDE}\), not \(64, 64\)"):
-        Spade(backbone="inctrl-tiny").configure_pre_processor((64, 64))
+        Spade(backbone=EMBEDDED_TRUNK, pretrained=None).configure_pre_processor((64, 64))
 
 
 # ------------------------------------------------------------------------------------------------------ text baselines

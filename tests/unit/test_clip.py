@@ -123,9 +123,9 @@ def test_blocks_that_do_not_exist_are_refused_with_the_range(blocks: tuple[int, 
 @pytest.mark.parametrize(
     "shape", [(3, SIDE, SIDE), (1, 1, SIDE, SIDE), (1, 3, SIDE, SIDE - 8), (2, 3, SIDE // 2, SIDE // 2)]
 )
-def test_images_of_another_shape_are_refused(shape: tuple[int, ...], tiny_backbone: ClipBackbone):
+def test_images_of_another_shape_are_refused(shape: tuple[int, ...], embedded_backbone: ClipBackbone):
     with pytest.raises(ValueError, match=re.escape(f"(B, 3, {SIDE}, {SIDE}), got {shape}")):
-        tiny_backbone.encode_image(torch.zeros(shape))
+        embedded_backbone.encode_image(torch.zeros(shape))
 
 
 def test_an_unknown_backbone_is_refused_with_a_close_one():

@@ -44,6 +44,22 @@ def test_embedded_heads_put_every_branch_to_use_and_say_what_they_learned_from(k
 
 
 @BOTH
+@torch.no_grad()
+def test_scores_in_half_precision_are_those_in_single(kind, embedded_backbone):
+    model = kind(embedded_backbone)
+    load_weights(model, EMBEDDED_BACKBONE)
+    model.eval()
+    coarse = torch.nn.functional.interpolate(torch.randn(7, 3, 9, 9), size=embedded_backbone.image_size[0])
+    images = coarse + 0.3 * torch.randn(7, 3, *embedded_backbone.image_size)
+    model.set_references(images[:3], "cat")
+    exact = model.explain(images[3:])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = model.explain(images[3:])
+    for name in ("patch_residuals", "patch_score", "image_score", "text_score", "score", "anomaly_map"):
+        assert (getattr(rough, name).float() - getattr(exact, name)).abs().max() < 0.01, name
+
+
+@BOTH
 def test_embedded_heads_of_another_backbone_are_refused(kind):
     with pytest.raises(ValueError, match=r"was made with backbone='inctrl-tiny'.*Build it with the same backbone"):
         load_weights(kind(ClipBackbone(EMBEDDED_BACKBONE, random=True)), EMBEDDED_BACKBONE)

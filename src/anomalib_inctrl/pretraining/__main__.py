@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +15,11 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from anomalib_inctrl.clip import EMBEDDED_BACKBONE, create_clip
+from anomalib_inctrl.clip import EMBEDDED_BACKBONE, create_clip, image_convention
 from anomalib_inctrl.files import write_atomically
 from anomalib_inctrl.pretraining.embedding import EmbeddingTraining, SiblingDataset
 from anomalib_inctrl.pretraining.groups import GroupDataset, StepSampler
-from anomalib_inctrl.pretraining.growth import grow
+from anomalib_inctrl.pretraining.growth import grow, resize
 from anomalib_inctrl.pretraining.readout import align_readout, whole_words
 from anomalib_inctrl.pretraining.schedule import PHASES, STEPS, first_step
 from anomalib_inctrl.pretraining.training import Pretraining
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from anomalib_inctrl.clip import ClipBackbone
 
 _EPOCH = 50  # steps from one checkpoint to the next
+_FULL_SIZE_RATE = 1e-4  # highest learning rate of the third stage
 _LOOKED_AT = 20  # batches that the second stage's first weights are solved on
 _READOUT_BATCHES, _READOUT_WORDS = 60, 256  # that the projection into the joint space is solved on at the end
 
@@ -37,6 +39,7 @@ def pretrain(
     output: Path,
     steps: int = STEPS,
     embedding_steps: int = 3000,
+    full_size_steps: int = 600,
     seed: int = 0,
     groups: int = 6,
     normals: int = 4,
@@ -49,57 +52,67 @@ def pretrain(
 ) -> Path:
     """Train inctrl-tiny from scratch on generated pictures, and write its weights for the wheel.
 
-    Started again with the same arguments, it goes on from its last checkpoint (one every 50 steps). There are two
+    Started again with the same arguments, it goes on from its last checkpoint (one every 50 steps). There are three
     stages: patches and texts, whose weights are the average of those before and after the last phase
-    (:func:`average_with`); then, on top of them, blocks for the image embedding alone.
+    (:func:`average_with`); on top of them, blocks for the image embedding alone; and these again on images of the
+    embedded backbone's full size, after which the stages before take theirs.
 
     Args:
         output: Folder for checkpoints, logs and ``inctrl-tiny.safetensors``.
         steps: Optimiser steps of the first stage, in multiples of 50.
         embedding_steps: Optimiser steps of the second stage, in multiples of 50.
+        full_size_steps: Optimiser steps of the third stage, in multiples of 50.
         seed: Seed of the first weights, the pictures and the references.
         groups: Categories in a batch of the first stage.
         normals: Normal pictures of each category.
         anomalies: Anomalous pictures of each category.
-        siblings: Categories in a batch of the second stage, all of one family.
+        siblings: Categories in a batch of the second and third stage, all of one family.
         learning_rate: Highest learning rate of the first stage.
         processes: Processes that train together, each with batches of its own; best one for every core.
-        stop_after: Step, counted over both stages, at which to stop for now; the schedule follows their lengths.
+        stop_after: Step, counted over all stages, at which to stop for now; the schedule follows their lengths.
         weights: Factors of the first objective's terms by name; 0 drops a term.
 
     Returns:
         The file of weights, in half precision.
     """
     seed_everything(seed)
-    stop_after = steps + embedding_steps if stop_after is None else stop_after
+    weights_file = output / "inctrl-tiny.safetensors"
+    ends = list(accumulate((steps, embedding_steps, full_size_steps)))
+    stop_after = ends[-1] if stop_after is None else stop_after
     module = Pretraining(steps, seed=seed, learning_rate=learning_rate, weights=weights)
-    size, rows = module.backbone.image_size[0], module.backbone.grid_size[0]
-    dataset = GroupDataset(
-        steps * processes,
-        seed=seed,
-        side=size,
-        patch=size // rows,
-        groups=groups,
-        normals=normals,
-        anomalies=anomalies,
-    )
+    trunk = module.backbone
+    patch = trunk.visual.patch_size[0]
+    pictures = {"patch": patch, "groups": groups, "normals": normals, "anomalies": anomalies}
+    dataset = GroupDataset(steps * processes, seed=seed, side=trunk.image_size[0], **pictures)
     before = output / "before_last_phase.safetensors"
     keeper = _Keeper(before, first_step(PHASES[-1], steps))
     fit(module, dataset, output / "last.ckpt", min(stop_after, steps), processes, [keeper])
-    if stop_after >= steps:
-        average_with(module, before)
-        looked_at = SiblingDataset(_LOOKED_AT, seed + 1, size)
-        pictures = (looked_at[i].flatten(0, 1) for i in range(len(looked_at)))
-        backbone = grow(module.backbone, pictures, torch.Generator().manual_seed(seed))
-        telling = EmbeddingTraining(backbone, embedding_steps, seed=seed)
-        families = SiblingDataset(embedding_steps * processes, seed, size, siblings, normals)
-        rank = fit(telling, families, output / "embedding.ckpt", stop_after - steps, processes)
-        if rank == 0 and stop_after >= steps + embedding_steps:
-            words = whole_words(backbone, _READOUT_WORDS, torch.Generator().manual_seed(seed))
-            dataset.seed = seed + 1  # pictures it was not trained on
-            align_readout(backbone, map(dataset.__getitem__, range(min(_READOUT_BATCHES, len(dataset)))), words)
-            write_weights(backbone, output / "inctrl-tiny.safetensors")
-    return output / "inctrl-tiny.safetensors"
+    if stop_after < ends[0]:
+        return weights_file
+
+    average_with(module, before)
+    looked_at = SiblingDataset(_LOOKED_AT, seed + 1, trunk.image_size[0])
+    batches = (looked_at[i].flatten(0, 1) for i in range(len(looked_at)))
+    backbone = grow(trunk, batches, torch.Generator().manual_seed(seed))
+    telling = EmbeddingTraining(backbone, embedding_steps, seed=seed)
+    families = SiblingDataset(embedding_steps * processes, seed, trunk.image_size[0], siblings, normals)
+    fit(telling, families, output / "embedding.ckpt", min(stop_after, ends[1]) - ends[0], processes)
+    if stop_after < ends[1]:
+        return weights_file
+
+    size = image_convention(EMBEDDED_BACKBONE).size
+    resize(backbone, trunk, size)
+    telling = EmbeddingTraining(
+        backbone, full_size_steps, seed + 1, _FULL_SIZE_RATE, scale=float(telling.scale.detach().exp())
+    )
+    families = SiblingDataset(full_size_steps * processes, seed + 2, size[0], siblings, normals)
+    rank = fit(telling, families, output / "full_size.ckpt", stop_after - ends[1], processes)
+    if rank == 0 and stop_after >= ends[2]:
+        words = whole_words(backbone, _READOUT_WORDS, torch.Generator().manual_seed(seed))
+        unseen = GroupDataset(len(dataset), seed=seed + 1, side=size[0], **pictures)
+        align_readout(backbone, map(unseen.__getitem__, range(min(_READOUT_BATCHES, len(unseen)))), words)
+        write_weights(backbone, weights_file)
+    return weights_file
 
 
 def fit(

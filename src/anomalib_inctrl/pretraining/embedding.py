@@ -64,6 +64,7 @@ class EmbeddingTraining(LightningModule):
         seed (int): Seed of the references' draws.
         learning_rate (float): The highest one.
         weight_decay (float): Of the weight matrices.
+        scale (float): First factor on the cosines.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class EmbeddingTraining(LightningModule):
         seed: int = 0,
         learning_rate: float = 3e-4,
         weight_decay: float = 0.05,
+        scale: float = 10.0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore="backbone")
@@ -82,7 +84,7 @@ class EmbeddingTraining(LightningModule):
         for part in (*visual.transformer.resblocks[backbone.blocks[-1] + 1 :], visual.ln_post):
             part.requires_grad_(requires_grad=True)
         visual.proj.requires_grad_(requires_grad=True)
-        self.scale = nn.Parameter(torch.tensor(math.log(10.0)))
+        self.scale = nn.Parameter(torch.tensor(math.log(scale)))
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         """Tell the batch's categories apart by their prototypes."""

@@ -38,12 +38,14 @@ def grow(trunk: ClipBackbone, pictures: Iterable[Tensor], generator: torch.Gener
         generator (torch.Generator): Source of what is random.
 
     Returns:
-        ClipBackbone: Of the embedded architecture, its text tower the trunk's.
+        ClipBackbone: Of the embedded architecture, but for images of the trunk's size; see :func:`resize`. Its text
+            tower is the trunk's.
     """
     backbone = ClipBackbone(EMBEDDED_BACKBONE, random=True)
     visual, old = backbone.visual, trunk.visual
     _grow_text(trunk, backbone, generator)
-    _place_lanes(old, visual)
+    _embed_brightness(old, visual)
+    resize(backbone, trunk, trunk.image_size)
     for source, target in zip(old.transformer.resblocks, visual.transformer.resblocks[: _kept(backbone)], strict=False):
         widen_block(source, target)
     new = visual.transformer.resblocks[_kept(backbone) :]
@@ -73,26 +75,51 @@ def orthonormal(rows: int, columns: int, generator: torch.Generator) -> Tensor:
     return torch.linalg.qr(torch.randn(columns, rows, generator=generator)).Q.T
 
 
-def _place_lanes(old: Any, visual: Any) -> None:
-    """Copy the embedding of patches, and put rows, columns and brightness beside it."""
-    width, wide = old.conv1.out_channels, visual.conv1.out_channels
-    rows, columns = visual.grid_size
-    for parameter in (visual.conv1.weight, visual.class_embedding, visual.positional_embedding):
-        parameter.zero_()
-    visual.conv1.weight[:width] = old.conv1.weight
-    visual.conv1.weight[width + 2 * _CELLS] = 1 / visual.conv1.weight[0].numel()
-    visual.class_embedding[:width] = old.class_embedding
-    visual.positional_embedding[:, :width] = old.positional_embedding
+@torch.no_grad()
+def resize(backbone: ClipBackbone, trunk: ClipBackbone, size: tuple[int, int]) -> None:
+    """Let a grown tower take images of another size, with as many pixels to a patch.
+
+    Small images train fast; a larger one shows more (arXiv 1906.06423). The trunk's positions are interpolated, the
+    lanes of rows and columns still tell one cell of 7 x 7 from another.
+
+    Args:
+        backbone (ClipBackbone): Changed in place.
+        trunk (ClipBackbone): What it grew from.
+        size (tuple[int, int]): Height and width in pixels, multiples of a patch's.
+    """
+    visual, old = backbone.visual, trunk.visual
+    rows, columns = (side // patch for side, patch in zip(size, visual.patch_size, strict=True))
+    width = old.conv1.out_channels
+    known = old.positional_embedding[1:].T.unflatten(1, old.grid_size)[None]
+    if (rows, columns) != tuple(old.grid_size):
+        known = F.interpolate(known, size=(rows, columns), mode="bicubic", align_corners=False)
     row = torch.arange(rows).repeat_interleave(columns) * _CELLS // rows
     column = torch.arange(columns).repeat(rows) * _CELLS // columns
     where = torch.cat([F.one_hot(row, _CELLS), F.one_hot(column, _CELLS)], dim=1)
-    visual.positional_embedding[1:, width : width + 2 * _CELLS] = where.float()
+    positions = torch.zeros(1 + rows * columns, visual.conv1.out_channels)
+    positions[0, :width] = old.positional_embedding[0]
+    positions[1:, :width] = known[0].flatten(1).T
+    positions[1:, width : width + 2 * _CELLS] = _spread(old) * where
+    visual.positional_embedding = nn.Parameter(positions, requires_grad=visual.positional_embedding.requires_grad)
+    visual.image_size = backbone.image_size = size
+    visual.grid_size = backbone.grid_size = (rows, columns)
+
+
+def _embed_brightness(old: Any, visual: Any) -> None:
+    """Copy the embedding of patches, and put their brightness beside it."""
+    width, wide = old.conv1.out_channels, visual.conv1.out_channels
+    for parameter in (visual.conv1.weight, visual.class_embedding):
+        parameter.zero_()
+    visual.conv1.weight[:width] = old.conv1.weight
+    visual.conv1.weight[width + 2 * _CELLS] = _spread(old) / visual.conv1.weight[0].numel()
+    visual.class_embedding[:width] = old.class_embedding
     widen_norm(old.ln_pre, visual.ln_pre)
-    # Before the norm, numbers are as large as the trunk's embedding of a patch makes them.
-    spread = old.conv1.weight.flatten(1).norm(dim=1).mean()
-    visual.conv1.weight[width + 2 * _CELLS] *= spread
-    visual.positional_embedding[:, width:] *= spread
     visual.ln_pre.weight[width:wide] = _LANE
+
+
+def _spread(old: Any) -> Tensor:
+    """How large the trunk's embedding of a patch is before the norm, and so what goes beside it."""
+    return old.conv1.weight.flatten(1).norm(dim=1).mean()
 
 
 def widen_norm(source: nn.LayerNorm, target: nn.LayerNorm) -> None:
