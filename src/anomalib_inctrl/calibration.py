@@ -11,6 +11,7 @@ MIRRORS = ((-1,), (-2,), (-2, -1))
 """Axes along which a single reference is mirrored to be compared with itself."""
 
 _SMALLEST_HALF_RANGE = 1e-6
+_ROUNDING = 1e-5  # by which scores of the same image may differ, alone and in a batch
 
 
 class Statistics(NamedTuple):
@@ -81,6 +82,9 @@ def statistics_of_normals(scores: np.ndarray, maps: np.ndarray) -> Statistics:
 
 
 def upper_limit(values: np.ndarray) -> float:
-    """The larger of the highest value and mean plus three standard deviations; ``values`` is ``(n,)``."""
+    """The larger of the highest value and mean plus three standard deviations; ``values`` is ``(n,)``.
+
+    And a little more, lest normal images that are all the same are judged by rounding.
+    """
     spread = float(values.std(ddof=1, dtype=np.float64)) if len(values) > 1 else 0.0
-    return max(float(values.max()), float(values.mean(dtype=np.float64)) + 3 * spread)
+    return max(float(values.max()), float(values.mean(dtype=np.float64)) + 3 * spread) + _ROUNDING

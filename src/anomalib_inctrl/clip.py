@@ -27,6 +27,7 @@ EMBEDDED_TRUNK = "inctrl-tiny-trunk"  # what it grows from in its pre-training; 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
+_TINY_AVERAGED = 5  # block of the embedded backbone whose patches are means over their neighbourhoods
 _TINY_BLOCKS = (3, 4, 5)  # whose patches are compared by default; those after them serve the image embedding
 _TINY_MERGES = 4096  # of CLIP's byte-pair merges; with 512 bytes and two markers they make the vocabulary of 4610
 _SENTENCES_AT_ONCE = 128  # bounds the memory of the text tower
@@ -75,7 +76,8 @@ class ClipBackbone(nn.Module):
         pretrained (str | Path | None): open_clip tag or local file. ``None`` for random weights, the same every time.
             Ignored by the embedded backbone.
         blocks (Sequence[int] | None): Blocks whose outputs are tapped, 0-based. ``None`` for
-            :func:`default_blocks`, and for blocks 3 to 5 of the embedded backbone, which was trained for them.
+            :func:`default_blocks`, and for blocks 3 to 5 of the embedded backbone, which was trained for them. Patches
+            of its block 5 are means over 3 x 3 neighbours, so that what is compared has two scales.
         random (bool): Leave the embedded backbone untrained: its start, and a baseline to measure it by.
 
     Raises:
@@ -106,6 +108,7 @@ class ClipBackbone(nn.Module):
         if blocks is None:
             blocks = _TINY_BLOCKS if name == EMBEDDED_BACKBONE else default_blocks(self.depth)
         self.blocks = _check_blocks(blocks, self.depth)
+        self.averaged_block = _TINY_AVERAGED if name == EMBEDDED_BACKBONE else None
         self.grid_size: tuple[int, int] = tuple(self.visual.grid_size)
         self.image_size: tuple[int, int] = tuple(self.visual.image_size)
         self.width: int = self.visual.conv1.out_channels
@@ -179,7 +182,8 @@ class ClipBackbone(nn.Module):
             before = tokens
             tokens = _residual_block(block, tokens, tokens[:, :1] if only_class_token else tokens)
             if index in self.blocks:
-                taps.append(tokens[:, 1:])
+                averaged = index == self.averaged_block
+                taps.append(neighbourhood_mean(tokens[:, 1:], self.grid_size) if averaged else tokens[:, 1:])
         return torch.stack(taps, dim=1), tokens, before
 
     def encode_sentences(self, sentences: Sequence[str]) -> Tensor:
@@ -333,6 +337,26 @@ class _TextTower(nn.Module):
         if projection is None:
             return pooled
         return projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection
+
+
+def neighbourhood_mean(patches: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Mean of every patch and its up to eight neighbours, as PatchCore has it (arXiv 2106.08265, equation 2).
+
+    Args:
+        patches (Tensor): ``(B, N, W)``, patches in row-major order.
+        grid (tuple[int, int]): Rows and columns of patches.
+
+    Returns:
+        Tensor: ``(B, N, W)``.
+
+    Example:
+        >>> import torch
+        >>> neighbourhood_mean(torch.tensor([[[0.0], [3.0], [6.0]]]), (1, 3)).squeeze()
+        tensor([1.5000, 3.0000, 4.5000])
+    """
+    image = patches.transpose(1, 2).unflatten(2, grid)
+    mean = F.avg_pool2d(image, kernel_size=3, stride=1, padding=1, count_include_pad=False)
+    return mean.flatten(2).transpose(1, 2)
 
 
 def _residual_block(block: Any, tokens: Tensor, queries: Tensor, mask: Tensor | None = None) -> Tensor:

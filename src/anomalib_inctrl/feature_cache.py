@@ -160,6 +160,7 @@ class FeatureCache:
             "backbone": self.backbone.name,
             "fingerprint": self._fingerprint,
             "blocks": list(self.backbone.blocks),
+            "averaged_block": self.backbone.averaged_block,
             "precision": str(self.backbone.visual.conv1.weight.dtype),
             "preprocessing": transform_spec,
             "file": {"type": "float16", "patches": [layers, patches, width], "pooled": [self.backbone.embed_dim]},

@@ -135,7 +135,6 @@ def test_a_pool_takes_what_the_command_line_takes():
         AuxiliaryData(pools=[pool | {"init_args": {"imagesize": 64}}])
 
 
-
 def test_parts_by_class_path_are_the_same(kit):
     parts = [
         {"class_path": "anomalib.data.MVTecAD", "init_args": {"root": str(kit.root), "category": category}}

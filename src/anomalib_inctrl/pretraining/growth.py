@@ -42,6 +42,7 @@ def grow(trunk: ClipBackbone, pictures: Iterable[Tensor], generator: torch.Gener
             tower is the trunk's.
     """
     backbone = ClipBackbone(EMBEDDED_BACKBONE, random=True)
+    backbone.averaged_block = None  # tokens as they are
     visual, old = backbone.visual, trunk.visual
     _grow_text(trunk, backbone, generator)
     _embed_brightness(old, visual)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from importlib.resources import files
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ from anomalib.data import Folder
 from anomalib.engine import Engine
 from PIL import Image
 
-from anomalib_inctrl.clip import embedded_file
+from anomalib_inctrl.clip import EMBEDDED_TRUNK
 
-LAYERS = json.loads(embedded_file("json").read_text())["vision_cfg"]["layers"]  # of the backbone
+ARCHITECTURE = files("anomalib_inctrl") / "backbones" / f"{EMBEDDED_TRUNK}.json"
+LAYERS = json.loads(ARCHITECTURE.read_text())["vision_cfg"]["layers"]
 
 
 def predict(kit, engine, images, **options):
