@@ -84,7 +84,7 @@ def statistics_of_normals(scores: np.ndarray, maps: np.ndarray) -> Statistics:
 def upper_limit(values: np.ndarray) -> float:
     """The larger of the highest value and mean plus three standard deviations; ``values`` is ``(n,)``.
 
-    At least a little above the mean, lest normal images that are all the same are judged by rounding.
+    Of several a little above the mean at least, lest normal images that are all the same are judged by rounding.
     """
-    spread = float(values.std(ddof=1, dtype=np.float64)) if len(values) > 1 else 0.0
-    return max(float(values.max()), float(values.mean(dtype=np.float64)) + max(3 * spread, _ROUNDING))
+    margin = max(3 * float(values.std(ddof=1, dtype=np.float64)), _ROUNDING) if len(values) > 1 else 0.0
+    return max(float(values.max()), float(values.mean(dtype=np.float64)) + margin)

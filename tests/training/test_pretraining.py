@@ -311,9 +311,10 @@ def test_embeddings_turn_to_their_captions_and_away_from_what_is_avoided():
     torch.testing.assert_close(exact, hidden, atol=1e-5, rtol=0)
 
 
-def test_readout_quietens_images_and_lets_patches_tell():
+def test_readout_quietens_images_and_lets_patches_tell(trunk):
     backbone = ClipBackbone("inctrl-tiny", random=True)
     initialize(backbone, torch.Generator().manual_seed(0))
+    resize(backbone, trunk, trunk.image_size)
     backbone.fingerprint = "initialized"  # else the prototypes of the weights before would be remembered
     data = GroupDataset(4, seed=5, side=backbone.image_size[0], groups=4, normals=2, anomalies=4)
     words = whole_words(backbone, 6, torch.Generator().manual_seed(0))
@@ -333,6 +334,7 @@ def test_readout_quietens_images_and_lets_patches_tell():
     align_readout(backbone, [data[i] for i in range(3)], words)
     same_taps, quiet, telling = margins()
     assert torch.equal(taps, same_taps)
+    assert quiet.std() < 0.2 * images.std()
     assert quiet.abs().max() < 0.1 < images.abs().max()  # probabilities within 0.025 of 0.5
     assert torch.equal(texts, backbone.encode_sentences(["a photo of a brick", "a damaged coin"]))
     anomalous, normal = (unseen.coverage >= 0.25).flatten(), (unseen.coverage == 0).flatten()
@@ -534,16 +536,8 @@ def test_a_run_broken_off_ends_as_one_that_was_not(tmp_path, monkeypatch):
     monkeypatch.setattr(job, "_EPOCH", 1)
     monkeypatch.setattr(job, "_READOUT_WORDS", 4)
     monkeypatch.setattr(job, "_LOOKED_AT", 2)
-    small = {
-        "steps": 4,
-        "embedding_steps": 2,
-        "full_size_steps": 2,
-        "groups": 2,
-        "normals": 2,
-        "anomalies": 1,
-        "siblings": 2,
-    }
-    small["processes"] = 1
+    stages = {"steps": 4, "embedding_steps": 2, "full_size_steps": 2}
+    small = stages | {"groups": 2, "normals": 2, "anomalies": 1, "siblings": 2, "processes": 1}
     job.pretrain(tmp_path / "broken", stop_after=3, **small)
     assert (tmp_path / "broken/before_last_phase.safetensors").is_file()
     assert not (tmp_path / "broken/embedding.ckpt").is_file()
