@@ -25,6 +25,12 @@ CASES = [
     ("InCTRLv2", {"pixel_loss": False}, {"image", "one_class"}, {"image"} | ONE_CLASS),
     ("InCTRL", {"rotate_embeddings": True}, {"image", "holistic"}, {"score", "image_score"}),
     ("InCTRLv2", {"rotate_embeddings": True}, {"image", "discriminative", "one_class"}, {"image"} | PIXEL | ONE_CLASS),
+    (
+        "InCTRLv2",
+        {"image_score_loss": True},
+        {"image", "discriminative", "one_class"},
+        {"image", "image_score"} | PIXEL | ONE_CLASS,
+    ),
     ("InCTRLv2", {"adapter_per_block": True}, {"image", "discriminative", "one_class"}, {"image"} | PIXEL | ONE_CLASS),
 ]
 
@@ -51,6 +57,19 @@ def test_gradients_reach_the_trained_branches_alone(kit, monkeypatch, name, opti
     optimized = {id(p) for group in model.configure_optimizers().param_groups for p in group["params"]}
     assert optimized == {id(p) for p in model.parameters() if p.requires_grad}
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)  # else DDP waits in vain
+
+
+def test_the_loss_of_the_image_score_is_inctrls(kit):
+    model = kit.build("InCTRLv2", feature_cache=None, image_score_loss=True, double_sigmoid=False)
+    model.model.use_branches(model._trained_branches)
+    model.model.image_head.layers[-1].reset_parameters()  # instead of the neutral start
+    model.eval()
+    batch = kit.batch(model)
+    terms = model.loss_terms(batch)
+    probability = model.explain_episodes(batch).image_score
+    right = torch.where(batch.gt_label.bool(), probability, 1 - probability)
+    assert terms["image_score"].item() == pytest.approx((-((1 - right) ** 2) * right.log()).mean().item(), rel=1e-5)
+    assert terms["image_score"] != terms["image"]
 
 
 def test_a_rotation_reaches_the_image_branch_alone(kit, name):
@@ -114,6 +133,11 @@ def test_unknown_or_no_branches(kit, options):
 def test_a_discriminative_branch_needs_pixel_losses(kit):
     with pytest.raises(ValueError, match="discriminative branch has nothing to be trained by"):
         kit.build("InCTRLv2", branches=["discriminative"], pixel_loss=False)
+
+
+def test_a_loss_of_the_image_score_needs_the_image_branch(kit):
+    with pytest.raises(ValueError, match="image_score_loss needs the image branch"):
+        kit.build("InCTRLv2", branches=["one_class"], image_score_loss=True)
 
 
 def test_the_backbone_stays_as_it_is(kit, trained):

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from anomalib_inctrl.data.procedural import Category
 from anomalib_inctrl.pretraining.objective import category_loss, choose_references, prototype_distances
+from anomalib_inctrl.pretraining.optimization import adamw
 from anomalib_inctrl.pretraining.schedule import cycle_rate
 
 if TYPE_CHECKING:
@@ -102,12 +103,8 @@ class EmbeddingTraining(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW without decay on vectors, one cycle."""
-        trained = [p for p in self.parameters() if p.requires_grad]
-        groups: list[dict[str, Any]] = [
-            {"params": [p for p in trained if p.ndim > 1], "weight_decay": self.hparams["weight_decay"]},
-            {"params": [p for p in trained if p.ndim == 1], "weight_decay": 0.0},
-            {"params": [self.scale], "weight_decay": 0.0, "lr": 10 * self.hparams["learning_rate"]},
-        ]
-        optimizer = torch.optim.AdamW(groups, lr=self.hparams["learning_rate"], betas=(0.9, 0.98))
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cycle_rate(step, self.hparams["steps"]))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        options = self.hparams
+        return adamw(self, options["learning_rate"], options["weight_decay"], self._rate, faster=[self.scale])
+
+    def _rate(self, step: int) -> float:
+        return cycle_rate(step, self.hparams["steps"])

@@ -13,6 +13,7 @@ from anomalib_inctrl.clip import EMBEDDED_TRUNK, ClipBackbone
 from anomalib_inctrl.pretraining.descriptor import describe
 from anomalib_inctrl.pretraining.initialization import initialize
 from anomalib_inctrl.pretraining.objective import Encoded, PretrainingObjective
+from anomalib_inctrl.pretraining.optimization import adamw
 from anomalib_inctrl.pretraining.schedule import phase_at, rate_at
 
 if TYPE_CHECKING:
@@ -81,20 +82,7 @@ class Pretraining(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW without decay on vectors, cycles of warm-up and cosine."""
-        rate = self.hparams["learning_rate"]
-        trained = [p for p in self.parameters() if p.requires_grad]
-        groups: list[dict[str, Any]] = [
-            {"params": [p for p in trained if p.ndim > 1]},
-            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        optimizer = torch.optim.AdamW(
-            groups,
-            lr=rate,
-            weight_decay=self.hparams["weight_decay"],
-            betas=(0.9, 0.98),
-        )
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return adamw(self, self.hparams["learning_rate"], self.hparams["weight_decay"], self._rate)
 
     def _rate(self, step: int) -> float:
         return rate_at(step, self.hparams["steps"])

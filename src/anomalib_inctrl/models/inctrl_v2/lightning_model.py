@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
@@ -59,6 +60,9 @@ class InCTRLv2(InContextMixin, AnomalibModule):
         rotate_embeddings (bool): Turn the image embeddings by a random rotation in every training step before the image
             branch sees them, so that it learns how far an image lies from its references and not in which direction:
             what directions mean on auxiliary categories need not hold on others. Ours; the papers do not.
+        image_score_loss (bool): Add the focal loss of s_I itself, as InCTRL has it (arXiv 2403.06495, equation 9).
+            InCTRLv2 has a loss of the whole score alone. A quarter of that is s_I, so where residuals are small it
+            stays below 0.5 whatever s_I is, and that loss drives s_I to 1 for most images.
         geometry (str): ``"crop"`` resizes the shorter side and crops the centre, as the papers do; ``"squash"`` resizes
             both sides, so that the ends of long images are seen, distorted.
         calibration (str): Where threshold and score range come from: ``"validation"`` data, or the normal
@@ -101,6 +105,7 @@ class InCTRLv2(InContextMixin, AnomalibModule):
         feature_cache: str | Path | None = None,
         double_sigmoid: bool = False,
         rotate_embeddings: bool = False,
+        image_score_loss: bool = False,
         geometry: Geometry = "crop",
         calibration: Calibration = "validation",
         pre_processor: nn.Module | bool = True,
@@ -124,7 +129,11 @@ class InCTRLv2(InContextMixin, AnomalibModule):
             rotate_embeddings=rotate_embeddings,
         )
         self._trained_branches = trained_branches(branches, pixel_loss=pixel_loss)
+        if image_score_loss and "image" not in self._trained_branches:
+            msg = f"image_score_loss needs the image branch, which branches={branches} leaves out."
+            raise ValueError(msg)
         self.pixel_loss = pixel_loss
+        self.image_score_loss = image_score_loss
         super().__init__(
             pre_processor=pre_processor,
             post_processor=post_processor,
@@ -143,12 +152,14 @@ class InCTRLv2(InContextMixin, AnomalibModule):
     model: InCTRLv2Model
 
     def loss_terms(self, batch: EpisodeBatch) -> dict[str, Tensor]:
-        """L_I + L_P on the mixed batch and L_OASL on the normal one, term by term."""
+        """L_I and L_P on the mixed batch, L_OASL on the normal one, term by term; that of s_I if it is asked for."""
         mixed = frozenset(self._trained_branches) - {"one_class"}
         explanation = self.model.score(*self._encode(batch), mixed, self._draw_rotation())
         terms = {}
         if "image" in self._trained_branches:
             terms["image"] = self._focal(explanation.score, batch.gt_label)
+            if self.image_score_loss:
+                terms["image_score"] = self._focal(cast("Tensor", explanation.image_score), batch.gt_label)
         if "discriminative" in self._trained_branches:
             maps = (explanation.abnormality, explanation.discriminative_map)
             terms |= self._map_terms("pixel", maps, batch.gt_mask)

@@ -1,0 +1,117 @@
+"""Whether heads trained on some categories of photographs help on others.
+
+Not a test: run ``python tests/benchmarks/transfer.py``. Two halves of ``DemoAD`` take turns: on one the heads are
+trained from scratch through the project's own job, with nothing held out, on the other they are compared with the
+training-free mode. References and images are the same for both. The seed sets the weights, the episodes and the
+references.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from anomalib.data import ImageBatch
+from anomalib.engine import Engine
+from anomalib.metrics import AUPRO, AUROC
+from lightning.pytorch import seed_everything
+from tiny_evaluation import Task, from_datamodule
+
+from anomalib_inctrl import AuxiliaryData, DemoAD, InCTRL, InCTRLv2
+from anomalib_inctrl.reference_images import draw
+
+HALVES = (("brick", "grass", "moon", "coins"), ("gravel", "retina", "tissue"))
+MODELS: dict[str, Any] = {"InCTRL": InCTRL, "InCTRLv2": InCTRLv2}
+EPISODES = {"batch_size": 32, "steps_per_epoch": 50, "k_shots": [1, 2, 4, 8], "validation_share": 0}
+
+
+def train(name: str, categories: tuple[str, ...], seed: int, folder: Path, args: argparse.Namespace) -> Any:
+    """Train heads as ``anomalib fit`` does."""
+    seed_everything(seed)
+    parts = [DemoAD(root=args.data, category=category) for category in categories]
+    options = {"rotate_embeddings": True} | ({"image_score_loss": True} if name == "InCTRLv2" else {})
+    model = MODELS[name](
+        backbone="inctrl-tiny", phase="train", feature_cache=folder / "features", visualizer=False, **options
+    )
+    engine = Engine(
+        default_root_dir=folder / "runs",
+        accelerator="cpu",
+        max_epochs=args.epochs,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    engine.fit(model, datamodule=AuxiliaryData(parts, seed=seed, **EPISODES))
+    return model
+
+
+@torch.no_grad()
+def evaluate(model: Any, task: Task, seed: int, k_shot: int) -> list[float]:
+    """Image AUROC and pixel AUPRO with ``k_shot`` references."""
+    torch_model = model.eval().model
+    references = draw(list(task.references), k_shot, seed)
+    torch_model.set_references(task.images[torch.as_tensor(references)], task.class_name)
+    explanation = torch_model.explain(task.images[torch.as_tensor(task.queries)])
+    batch = ImageBatch(
+        image=torch.zeros(len(task.queries), 3, 1, 1),
+        pred_score=explanation.score,
+        anomaly_map=explanation.anomaly_map.squeeze(1),
+        gt_label=task.labels.bool(),
+        gt_mask=task.masks,
+    )
+    values = []
+    for metric in (AUROC(fields=["pred_score", "gt_label"]), AUPRO(fields=["anomaly_map", "gt_mask"])):
+        metric.update(batch)
+        values.append(float(metric.compute()))
+    return values
+
+
+def report(line: str) -> None:
+    """Show what has been found so far."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    """Print the means of every seed and their spread."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=Path("datasets/DemoAD"), help="where DemoAD is or comes to be")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--k-shot", type=int, default=4)
+    args = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
+    transform = InCTRLv2(backbone="inctrl-tiny").pre_processor.transform
+    tasks = {c: from_datamodule(DemoAD(root=args.data, category=c), transform) for half in HALVES for c in half}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in args.models:
+            results = []
+            for seed in range(args.seeds):
+                rows = []
+                for trained_on, others in (HALVES, HALVES[::-1]):
+                    trained = train(name, trained_on, seed, Path(folder), args)
+                    for category in others:
+                        free = evaluate(MODELS[name](backbone="inctrl-tiny"), tasks[category], seed, args.k_shot)
+                        rows.append(free + evaluate(trained, tasks[category], seed, args.k_shot))
+                        report(f"{name}, seed {seed}, {category}: {np.round(rows[-1], 3)}")
+                results.append(np.mean(rows, axis=0))
+            free, after = np.split(np.array(results), 2, axis=1)
+            for measure, before, now in zip(("image AUROC", "pixel AUPRO"), free.T, after.T, strict=True):
+                gain = now - before
+                report(
+                    f"{name}, {measure}: training-free {before.round(3)}, trained {now.round(3)}, "
+                    f"gain {gain.mean():.3f}, its spread over seeds {gain.std(ddof=min(1, len(gain) - 1)):.3f}"
+                )
+
+
+if __name__ == "__main__":
+    main()
