@@ -56,7 +56,7 @@ def train(name: str, categories: tuple[str, ...], seed: int, folder: Path, args:
 def evaluate(model: Any, task: Task, seed: int, k_shot: int) -> list[float]:
     """Image AUROC and pixel AUPRO with ``k_shot`` references."""
     torch_model = model.eval().model
-    references = draw(list(task.references), k_shot, seed)
+    references = np.array(draw([f"{i:06}" for i in task.references], k_shot, seed), dtype=int)
     torch_model.set_references(task.images[torch.as_tensor(references)], task.class_name)
     explanation = torch_model.explain(task.images[torch.as_tensor(task.queries)])
     batch = ImageBatch(
