@@ -126,6 +126,13 @@ def benchmark_of(workspace: Path) -> Path:
     return file
 
 
+def configured_by(path: Path) -> list[str]:
+    """Options that take a configuration, a recommended one on top of that for MVTec AD."""
+    stem = path.stem.removeprefix("recommended_")
+    base = [] if stem == path.stem else ["--config", str(path.with_name(f"train_{stem}_mvtec.yaml"))]
+    return [*base, "--config", str(path)]
+
+
 @pytest.fixture(scope="module")
 def results(trained, workspace, data) -> dict[str, tuple[int, str]]:
     """Exit code and output of all other commands, run in one process after the one that trained."""
@@ -148,7 +155,7 @@ def results(trained, workspace, data) -> dict[str, tuple[int, str]]:
             "--data.data.root", workspace / "MVTecAD", "--data.k_shot", "3", "--output", workspace / "check.json",
         ],
         **{name: ["train", f"--model.help={name}"] for name in ("InCTRL", "InCTRLv2", "DevPrompt")},
-        **{str(path): ["train", "--config", path, "--print_config"] for path in CONFIGS},
+        **{str(path): ["train", *configured_by(path), "--print_config"] for path in CONFIGS},
     }  # fmt: skip
     return dict(zip(commands, anomalib(*commands.values(), cwd=workspace), strict=True))
 
@@ -217,3 +224,14 @@ def test_configuration_file_is_accepted(results, path):
     code, output = results[str(path)]
     assert code == 0
     assert re.search(r"^model:\n  class_path: ", output, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize(("name", "options"), [("inctrl", {"rotate"}), ("inctrl_v2", {"rotate", "image"})])
+def test_a_recommended_configuration_changes_what_it_names_alone(results, name, options):
+    plain, recommended = (
+        re.search(r"^model:\n.*", results[str(PROJECT / f"configs/{stem}.yaml")][1], flags=re.MULTILINE | re.DOTALL)[0]
+        for stem in (f"train_{name}_mvtec", f"recommended_{name}")
+    )
+    changed = set(recommended.splitlines()) - set(plain.splitlines())
+    assert {line.strip().partition("_")[0] for line in changed} == options
+    assert all(line.endswith(": true") for line in changed)
