@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import zlib
 from abc import abstractmethod
 from collections import defaultdict
 from pathlib import Path
@@ -20,6 +21,7 @@ from anomalib_inctrl.clip import ImageFeatures
 from anomalib_inctrl.data.auxiliary import AuxiliaryData
 from anomalib_inctrl.data.episodes import EpisodeBatch
 from anomalib_inctrl.feature_cache import FeatureCache
+from anomalib_inctrl.in_context import Distortion
 from anomalib_inctrl.pair_residuals import PairResiduals
 from anomalib_inctrl.references import Context
 
@@ -55,10 +57,14 @@ class EpisodicTrainingMixin(_Host):
         *,
         double_sigmoid: bool,
         rotate_embeddings: bool,
+        stretch_embeddings: float,
     ) -> None:
+        if not stretch_embeddings >= 1:
+            msg = f"stretch_embeddings is the largest factor, 1 for none or more, got {stretch_embeddings}."
+            raise ValueError(msg)
         self.learning_rate = learning_rate
         self.double_sigmoid = double_sigmoid
-        self.rotate_embeddings = rotate_embeddings
+        self.rotate_embeddings, self.stretch_embeddings = rotate_embeddings, stretch_embeddings
         self._cache_root = feature_cache
         self._pairs: PairResiduals | None = None
         self.training_record: dict[str, Any] | None = None
@@ -125,13 +131,22 @@ class EpisodicTrainingMixin(_Host):
         self.log_dict({f"loss/{name}": term for name, term in terms.items()}, **options)
         return loss
 
-    def _draw_rotation(self) -> Tensor | None:
-        """Orthogonal matrix for the step, the same in all processes and in a run that is gone on with."""
-        if not self.rotate_embeddings:
-            return None
-        width = self.model.backbone.embed_dim
-        drawn = torch.randn(width, width, generator=torch.Generator().manual_seed(self.global_step))
-        return torch.linalg.qr(drawn).Q.to(self.device, self.dtype)
+    def _draw_distortion(self, batch: EpisodeBatch) -> Distortion:
+        """Draw what happens to the image embeddings in this step.
+
+        The same in all processes, whichever of them has an episode, and in a run that is gone on with.
+        """
+        drawn: Any
+        rotation = factors = None
+        if self.rotate_embeddings:
+            width = self.model.backbone.embed_dim
+            drawn = torch.randn(width, width, generator=torch.Generator().manual_seed(self.global_step))
+            rotation = torch.linalg.qr(drawn).Q.to(self.device, self.dtype)
+        if self.stretch_embeddings > 1:
+            numbers = [zlib.crc32(f"{self.global_step} {path}".encode()) / 2**32 for path in batch.image_path]
+            drawn = self.stretch_embeddings ** torch.tensor(numbers)
+            factors = drawn.to(self.device, self.dtype)
+        return Distortion(rotation, factors)
 
     def _train_only_what_is_used(self) -> None:
         """Take the gradient from branches that are not trained; processes would wait for it in vain."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import torch
 import torch.distributed.nn
@@ -103,12 +103,32 @@ class ScoreHead(nn.Module):
         return self.layers(features).squeeze(-1).sigmoid()
 
 
+class Distortion(NamedTuple):
+    """What image embeddings go through in training before the image branch sees them. Ours; the papers do not.
+
+    Attributes:
+        rotation (Tensor | None): Orthogonal matrix ``(D, D)``.
+        factors (Tensor | None): Of the embeddings of every episode, ``(B,)``, positive.
+    """
+
+    rotation: Tensor | None = None
+    factors: Tensor | None = None
+
+    def __call__(self, embeddings: Tensor) -> Tensor:
+        """Distort the embeddings of queries ``(B, D)`` or of their references ``(B, K, D)``."""
+        if self.rotation is not None:
+            embeddings = embeddings @ self.rotation
+        if self.factors is not None:
+            embeddings = embeddings * self.factors.reshape(-1, *[1] * (embeddings.ndim - 1))
+        return embeddings
+
+
 def image_residual_score(
     query: Tensor,
     references: Tensor,
     adapter: ResidualAdapter,
     head: ScoreHead,
-    rotation: Tensor | None = None,
+    distortion: Distortion | None = None,
 ) -> Tensor:
     """Score the difference between an image and the mean of its references: s_i of InCTRL (equations 3-5).
 
@@ -120,13 +140,13 @@ def image_residual_score(
         references (Tensor): Image embeddings ``(K, D)`` for all, or ``(B, K, D)``.
         adapter (ResidualAdapter): psi.
         head (ScoreHead): eta.
-        rotation (Tensor | None): Orthogonal matrix ``(D, D)`` by which all embeddings are turned first, in training.
+        distortion (Distortion | None): What all embeddings go through first, in training.
 
     Returns:
         Tensor: ``(B,)`` in ``[0, 1]``.
     """
-    if rotation is not None:
-        query, references = query @ rotation, references @ rotation
+    if distortion is not None:
+        query, references = distortion(query), distortion(references)
     prototype = adapter(references).mean(dim=-2)  # I_p
     return head(prototype - adapter(query))
 

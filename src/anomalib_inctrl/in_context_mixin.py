@@ -77,6 +77,7 @@ class InContextMixin(EpisodicTrainingMixin, _Host):
         feature_cache: str | Path | None,
         double_sigmoid: bool,
         rotate_embeddings: bool = False,
+        stretch_embeddings: float = 1.0,
     ) -> None:
         """Check and keep the shared options. Precedes ``AnomalibModule.__init__``, whose hooks read them."""
         if phase not in {"few_shot", "train"}:
@@ -95,7 +96,11 @@ class InContextMixin(EpisodicTrainingMixin, _Host):
         self._geometry = geometry
         self._calibration = calibration
         self._set_training_options(
-            learning_rate, feature_cache, double_sigmoid=double_sigmoid, rotate_embeddings=rotate_embeddings
+            learning_rate,
+            feature_cache,
+            double_sigmoid=double_sigmoid,
+            rotate_embeddings=rotate_embeddings,
+            stretch_embeddings=stretch_embeddings,
         )
         self.reference_record: dict[str, Any] | None = None
         self._restored = False

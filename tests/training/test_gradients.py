@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from anomalib_inctrl.checkpoints import save_weights
+from anomalib_inctrl.in_context import Distortion
 
 PARTS = {
     "image": {"adapter", "image_head"},
@@ -23,7 +24,12 @@ CASES = [
     ("InCTRLv2", {"branches": ["discriminative"]}, {"discriminative"}, PIXEL),
     ("InCTRLv2", {"branches": ["one_class"]}, {"one_class"}, ONE_CLASS),
     ("InCTRLv2", {"pixel_loss": False}, {"image", "one_class"}, {"image"} | ONE_CLASS),
-    ("InCTRL", {"rotate_embeddings": True}, {"image", "holistic"}, {"score", "image_score"}),
+    (
+        "InCTRL",
+        {"rotate_embeddings": True, "stretch_embeddings": 2.0},
+        {"image", "holistic"},
+        {"score", "image_score"},
+    ),
     ("InCTRLv2", {"rotate_embeddings": True}, {"image", "discriminative", "one_class"}, {"image"} | PIXEL | ONE_CLASS),
     (
         "InCTRLv2",
@@ -72,28 +78,59 @@ def test_the_loss_of_the_image_score_is_inctrls(kit):
     assert terms["image_score"] != terms["image"]
 
 
-def test_a_rotation_reaches_the_image_branch_alone(kit, name):
-    model = kit.build(name, feature_cache=None, rotate_embeddings=True)
-    query, context = model._encode(kit.batch(model))
+@pytest.mark.parametrize("options", [{"rotate_embeddings": True}, {"stretch_embeddings": 4.0}])
+def test_a_distortion_reaches_the_image_branch_alone(kit, name, options):
+    model = kit.build(name, feature_cache=None, **options)
+    batch = kit.batch(model)
+    query, context = model._encode(batch)
     model.model.use_branches(model._trained_branches)
     model.model.image_head.layers[-1].reset_parameters()  # instead of the neutral start
     model.eval()
-    rotation = model._draw_rotation()
+    distortion = model._draw_distortion(batch)
+    plain, distorted = model.model.score(query, context), model.model.score(query, context, distortion=distortion)
+    assert (plain.image_score - distorted.image_score).abs().max() > 1e-4
+    assert torch.equal(plain.text_score, distorted.text_score)
+    assert torch.equal(plain.anomaly_map, distorted.anomaly_map)
+    there = model.model.score(
+        query._replace(pooled=distortion(query.pooled)), context._replace(pooled=distortion(context.pooled))
+    )
+    torch.testing.assert_close(there.image_score, distorted.image_score)
+
+
+def test_a_rotation_keeps_distances_and_is_the_same_in_all_processes(kit):
+    model = kit.build("InCTRLv2", feature_cache=None, rotate_embeddings=True)
+    batch = kit.batch(model)
+    rotation, factors = model._draw_distortion(batch)
     width = model.model.backbone.embed_dim
     torch.testing.assert_close(rotation @ rotation.T, torch.eye(width), atol=1e-5, rtol=0)
-    assert torch.equal(rotation, model._draw_rotation())  # all processes draw the same in a step
-    plain, turned = model.model.score(query, context), model.model.score(query, context, rotation=rotation)
-    assert (plain.image_score - turned.image_score).abs().max() > 1e-4
-    assert torch.equal(plain.text_score, turned.text_score)
-    assert torch.equal(plain.anomaly_map, turned.anomaly_map)
-    there = model.model.score(
-        query._replace(pooled=query.pooled @ rotation), context._replace(pooled=context.pooled @ rotation)
-    )
-    torch.testing.assert_close(there.image_score, turned.image_score)
+    assert torch.equal(rotation, model._draw_distortion(batch).rotation)
+    assert factors is None
 
 
-def test_without_the_option_nothing_is_turned(kit, name):
-    assert kit.build(name)._draw_rotation() is None
+def test_a_stretch_is_of_the_episode_whoever_has_it(kit):
+    model = kit.build("InCTRLv2", feature_cache=None, stretch_embeddings=4.0)
+    batch = kit.batch(model)
+    rotation, factors = model._draw_distortion(batch)
+    assert rotation is None
+    assert factors.shape == (len(batch),)
+    assert ((factors >= 1) & (factors <= 4)).all()
+    assert len(set(factors.tolist())) == len(set(batch.image_path)) > 1
+    batch.image_path = batch.image_path[::-1]
+    assert torch.equal(model._draw_distortion(batch).factors, factors.flip(0))
+    embeddings, references = torch.randn(len(batch), 5), torch.randn(len(batch), 3, 5)
+    stretched = Distortion(factors=factors)
+    torch.testing.assert_close(stretched(embeddings).norm(dim=-1), factors * embeddings.norm(dim=-1))
+    torch.testing.assert_close(stretched(references)[1], factors[1] * references[1])
+
+
+def test_a_stretch_below_one_is_refused(kit):
+    with pytest.raises(ValueError, match="stretch_embeddings is the largest factor"):
+        kit.build("InCTRLv2", stretch_embeddings=0.5)
+
+
+def test_without_the_options_nothing_is_distorted(kit, name):
+    model = kit.build(name, feature_cache=None)
+    assert model._draw_distortion(kit.batch(model)) == (None, None)
 
 
 def test_the_normal_stream_changes_the_one_class_branch_alone(kit):

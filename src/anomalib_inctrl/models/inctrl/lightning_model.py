@@ -51,6 +51,9 @@ class InCTRL(InContextMixin, AnomalibModule):
         rotate_embeddings (bool): Turn the image embeddings by a random rotation in every training step before the image
             branch sees them, so that it learns how far an image lies from its references and not in which direction:
             what directions mean on auxiliary categories need not hold on others. Ours; the papers do not.
+        stretch_embeddings (float): Stretch the image embeddings of every episode by a random factor from 1 to this, in
+            training, before the image branch sees them: normal images of other categories can lie farther apart than
+            those of auxiliary ones. 1 for none. Ours; the papers do not.
         geometry (str): ``"crop"`` resizes the shorter side and crops the centre, as the papers do; ``"squash"`` resizes
             both sides, so that the ends of long images are seen, distorted.
         calibration (str): Where threshold and score range come from: ``"validation"`` data, or the normal
@@ -88,6 +91,7 @@ class InCTRL(InContextMixin, AnomalibModule):
         feature_cache: str | Path | None = None,
         double_sigmoid: bool = False,
         rotate_embeddings: bool = False,
+        stretch_embeddings: float = 1.0,
         geometry: Geometry = "crop",
         calibration: Calibration = "validation",
         pre_processor: nn.Module | bool = True,
@@ -109,6 +113,7 @@ class InCTRL(InContextMixin, AnomalibModule):
             feature_cache=feature_cache,
             double_sigmoid=double_sigmoid,
             rotate_embeddings=rotate_embeddings,
+            stretch_embeddings=stretch_embeddings,
         )
         self._trained_branches = list(InCTRLModel.BRANCHES)
         super().__init__(
@@ -127,7 +132,7 @@ class InCTRL(InContextMixin, AnomalibModule):
 
     def loss_terms(self, batch: EpisodeBatch) -> dict[str, Tensor]:
         """Focal losses of the score and of the image-level score (equation 9)."""
-        explanation = self.model.score(*self._encode(batch), self._draw_rotation())
+        explanation = self.model.score(*self._encode(batch), self._draw_distortion(batch))
         image_score = cast("Tensor", explanation.image_score)  # all branches are in use in training
         options = {"double_sigmoid": self.double_sigmoid}
         return {

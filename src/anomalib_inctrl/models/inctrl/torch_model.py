@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from torch import Tensor
 
-from anomalib_inctrl.in_context import InContextModel, ResidualAdapter, ScoreHead, image_residual_score, require_share
+from anomalib_inctrl.in_context import (
+    Distortion,
+    InContextModel,
+    ResidualAdapter,
+    ScoreHead,
+    image_residual_score,
+    require_share,
+)
 from anomalib_inctrl.scoring import class_probability, to_pixels
 
 if TYPE_CHECKING:
@@ -73,14 +80,14 @@ class InCTRLModel(InContextModel):
         """Numbers of the formula that are set by hand."""
         return {"alpha": self.alpha}
 
-    def score(self, query: ImageFeatures, context: Context, rotation: Tensor | None = None) -> InCTRLExplanation:
+    def score(self, query: ImageFeatures, context: Context, distortion: Distortion | None = None) -> InCTRLExplanation:
         """Fuse patch, image and text evidence (equations 1-8).
 
         Args:
             query (ImageFeatures): Of ``B`` images.
             context (Context): What they are compared with.
-            rotation (Tensor | None): Orthogonal matrix ``(D, D)`` that embeddings are turned by before the image
-                branch sees them, in training.
+            distortion (Distortion | None): What image embeddings go through before the image branch sees them, in
+                training.
         """
         text_score = class_probability(query.pooled, context.prototypes)  # s_a
         if not context.has_references:
@@ -91,7 +98,7 @@ class InCTRLModel(InContextModel):
         global_score = text_score
         if "image" in self.branches:
             image_score = image_residual_score(  # s_i
-                query.pooled, context.pooled, self.adapter, self.image_head, rotation
+                query.pooled, context.pooled, self.adapter, self.image_head, distortion
             )
             global_score = (image_score + text_score) / 2
             if "holistic" in self.branches:

@@ -60,6 +60,9 @@ class InCTRLv2(InContextMixin, AnomalibModule):
         rotate_embeddings (bool): Turn the image embeddings by a random rotation in every training step before the image
             branch sees them, so that it learns how far an image lies from its references and not in which direction:
             what directions mean on auxiliary categories need not hold on others. Ours; the papers do not.
+        stretch_embeddings (float): Stretch the image embeddings of every episode by a random factor from 1 to this, in
+            training, before the image branch sees them: normal images of other categories can lie farther apart than
+            those of auxiliary ones. 1 for none. Ours; the papers do not.
         image_score_loss (bool): Add the focal loss of s_I itself, as InCTRL has it (arXiv 2403.06495, equation 9).
             InCTRLv2 has a loss of the whole score alone. A quarter of that is s_I, so where residuals are small it
             stays below 0.5 whatever s_I is, and that loss drives s_I to 1 for most images.
@@ -105,6 +108,7 @@ class InCTRLv2(InContextMixin, AnomalibModule):
         feature_cache: str | Path | None = None,
         double_sigmoid: bool = False,
         rotate_embeddings: bool = False,
+        stretch_embeddings: float = 1.0,
         image_score_loss: bool = False,
         geometry: Geometry = "crop",
         calibration: Calibration = "validation",
@@ -127,6 +131,7 @@ class InCTRLv2(InContextMixin, AnomalibModule):
             feature_cache=feature_cache,
             double_sigmoid=double_sigmoid,
             rotate_embeddings=rotate_embeddings,
+            stretch_embeddings=stretch_embeddings,
         )
         self._trained_branches = trained_branches(branches, pixel_loss=pixel_loss)
         if image_score_loss and "image" not in self._trained_branches:
@@ -154,7 +159,7 @@ class InCTRLv2(InContextMixin, AnomalibModule):
     def loss_terms(self, batch: EpisodeBatch) -> dict[str, Tensor]:
         """L_I and L_P on the mixed batch, L_OASL on the normal one, term by term; that of s_I if it is asked for."""
         mixed = frozenset(self._trained_branches) - {"one_class"}
-        explanation = self.model.score(*self._encode(batch), mixed, self._draw_rotation())
+        explanation = self.model.score(*self._encode(batch), mixed, self._draw_distortion(batch))
         terms = {}
         if "image" in self._trained_branches:
             terms["image"] = self._focal(explanation.score, batch.gt_label)

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from anomalib_inctrl.in_context import InContextModel, ResidualAdapter, ScoreHead, image_residual_score, require_share
+from anomalib_inctrl.in_context import (
+    Distortion,
+    InContextModel,
+    ResidualAdapter,
+    ScoreHead,
+    image_residual_score,
+    require_share,
+)
 from anomalib_inctrl.scoring import class_probability, to_pixels
 
 if TYPE_CHECKING:
@@ -161,7 +168,7 @@ class InCTRLv2Model(InContextModel):
         query: ImageFeatures,
         context: Context,
         branches: frozenset[str] | None = None,
-        rotation: Tensor | None = None,
+        distortion: Distortion | None = None,
     ) -> InCTRLv2Explanation:
         """Score images and patches against references and text.
 
@@ -170,8 +177,8 @@ class InCTRLv2Model(InContextModel):
             context (Context): What they are compared with.
             branches (frozenset[str] | None): Branches to compute, for a loss that needs no others; ``None`` for those
                 in use.
-            rotation (Tensor | None): Orthogonal matrix ``(D, D)`` that embeddings are turned by before the image
-                branch sees them, in training.
+            distortion (Distortion | None): What image embeddings go through before the image branch sees them, in
+                training.
         """
         branches = self.branches if branches is None else branches
         patch_residuals = patch_score = image_score = None
@@ -181,7 +188,7 @@ class InCTRLv2Model(InContextModel):
             patch_score = patch_residuals.amax(dim=1)  # s_p
             if "image" in branches:
                 image_score = image_residual_score(  # s_I
-                    query.pooled, context.pooled, self.adapter, self.image_head, rotation
+                    query.pooled, context.pooled, self.adapter, self.image_head, distortion
                 )
                 score = (image_score + text_score) / 2
             score = (1 - self.alpha) * score + self.alpha * patch_score  # s
