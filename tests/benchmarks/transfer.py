@@ -28,6 +28,10 @@ from anomalib_inctrl.reference_images import draw
 
 PARTS = (("brick", "coins"), ("grass", "gravel"), ("moon", "retina", "tissue"))
 MODELS: dict[str, Any] = {"InCTRL": InCTRL, "InCTRLv2": InCTRLv2}
+RECOMMENDED: dict[str, dict[str, Any]] = {  # as configs/recommended_*.yaml
+    "InCTRL": {"rotate_embeddings": True},
+    "InCTRLv2": {"rotate_embeddings": True, "image_score_loss": True, "stretch_embeddings": 4.0},
+}
 EPISODES = {"batch_size": 32, "steps_per_epoch": 50, "k_shots": [1, 2, 4, 8], "validation_share": 0}
 
 
@@ -35,14 +39,13 @@ def train(name: str, categories: list[str], seed: int, folder: Path, args: argpa
     """Train heads as ``anomalib fit`` does."""
     seed_everything(seed)
     parts = [DemoAD(root=args.data, category=category) for category in categories]
-    options = {"rotate_embeddings": True} | ({"image_score_loss": True} if name == "InCTRLv2" else {})
     model = MODELS[name](
         backbone="inctrl-tiny",
         phase="train",
         learning_rate=args.learning_rate,
         feature_cache=folder / "features",
         visualizer=False,
-        **options,
+        **RECOMMENDED[name],
     )
     engine = Engine(
         default_root_dir=folder / "runs",
