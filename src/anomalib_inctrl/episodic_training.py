@@ -134,7 +134,8 @@ class EpisodicTrainingMixin(_Host):
     def _draw_distortion(self, batch: EpisodeBatch) -> Distortion:
         """Draw what happens to the image embeddings in this step.
 
-        The same in all processes, whichever of them has an episode, and in a run that is gone on with.
+        The same in all processes, whichever of them has an episode, in a run that is gone on with, and wherever the
+        data lie.
         """
         drawn: Any
         rotation = factors = None
@@ -143,8 +144,9 @@ class EpisodicTrainingMixin(_Host):
             drawn = torch.randn(width, width, generator=torch.Generator().manual_seed(self.global_step))
             rotation = torch.linalg.qr(drawn).Q.to(self.device, self.dtype)
         if self.stretch_embeddings > 1:
-            numbers = [zlib.crc32(f"{self.global_step} {path}".encode()) / 2**32 for path in batch.image_path]
-            drawn = self.stretch_embeddings ** torch.tensor(numbers)
+            episodes = zip(batch.category, batch.image_path, strict=True)
+            names = [f"{self.global_step} {category} {Path(path).parts[-3:]}" for category, path in episodes]
+            drawn = self.stretch_embeddings ** torch.tensor([zlib.crc32(name.encode()) / 2**32 for name in names])
             factors = drawn.to(self.device, self.dtype)
         return Distortion(rotation, factors)
 

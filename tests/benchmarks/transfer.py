@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from anomalib.data import ImageBatch
 from anomalib.engine import Engine
 from anomalib.metrics import AUPRO, AUROC
@@ -26,18 +27,17 @@ from tiny_evaluation import Task, from_datamodule
 from anomalib_inctrl import AuxiliaryData, DemoAD, InCTRL, InCTRLv2
 from anomalib_inctrl.reference_images import draw
 
+PROJECT = Path(__file__).parents[2]
 PARTS = (("brick", "coins"), ("grass", "gravel"), ("moon", "retina", "tissue"))
 MODELS: dict[str, Any] = {"InCTRL": InCTRL, "InCTRLv2": InCTRLv2}
-RECOMMENDED: dict[str, dict[str, Any]] = {  # as configs/recommended_*.yaml
-    "InCTRL": {"rotate_embeddings": True},
-    "InCTRLv2": {"rotate_embeddings": True, "image_score_loss": True, "stretch_embeddings": 4.0},
-}
+CONFIGS = {"InCTRL": "recommended_inctrl.yaml", "InCTRLv2": "recommended_inctrl_v2.yaml"}
 EPISODES = {"batch_size": 32, "steps_per_epoch": 50, "k_shots": [1, 2, 4, 8], "validation_share": 0}
 
 
 def train(name: str, categories: list[str], seed: int, folder: Path, args: argparse.Namespace) -> Any:
     """Train heads as ``anomalib fit`` does."""
     seed_everything(seed)
+    recommended = yaml.safe_load((PROJECT / "configs" / CONFIGS[name]).read_text())["model"]["init_args"]
     parts = [DemoAD(root=args.data, category=category) for category in categories]
     model = MODELS[name](
         backbone="inctrl-tiny",
@@ -45,7 +45,7 @@ def train(name: str, categories: list[str], seed: int, folder: Path, args: argpa
         learning_rate=args.learning_rate,
         feature_cache=folder / "features",
         visualizer=False,
-        **RECOMMENDED[name],
+        **recommended,
     )
     engine = Engine(
         default_root_dir=folder / "runs",

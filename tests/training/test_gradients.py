@@ -115,7 +115,9 @@ def test_a_stretch_is_of_the_episode_whoever_has_it(kit):
     assert factors.shape == (len(batch),)
     assert ((factors >= 1) & (factors <= 4)).all()
     assert len(set(factors.tolist())) == len(set(batch.image_path)) > 1
-    batch.image_path = batch.image_path[::-1]
+    batch.image_path = [f"/elsewhere{path}" for path in batch.image_path]  # where the data lie is of no account
+    assert torch.equal(model._draw_distortion(batch).factors, factors)
+    batch.image_path, batch.category = batch.image_path[::-1], batch.category[::-1]
     assert torch.equal(model._draw_distortion(batch).factors, factors.flip(0))
     embeddings, references = torch.randn(len(batch), 5), torch.randn(len(batch), 3, 5)
     stretched = Distortion(factors=factors)

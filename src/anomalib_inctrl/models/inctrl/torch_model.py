@@ -6,20 +6,14 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from torch import Tensor
 
-from anomalib_inctrl.in_context import (
-    Distortion,
-    InContextModel,
-    ResidualAdapter,
-    ScoreHead,
-    image_residual_score,
-    require_share,
-)
+from anomalib_inctrl.in_context import InContextModel, ResidualAdapter, ScoreHead, image_residual_score, require_share
 from anomalib_inctrl.scoring import class_probability, to_pixels
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from anomalib_inctrl.clip import ClipBackbone, ImageFeatures
+    from anomalib_inctrl.in_context import Distortion
     from anomalib_inctrl.references import Context
 
 
