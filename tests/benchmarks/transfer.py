@@ -1,8 +1,9 @@
 """Whether heads trained on some categories of photographs help on others.
 
-Not a test: run ``python tests/benchmarks/transfer.py``. Every part of ``DemoAD`` in turn is left out: heads are trained
-from scratch on the other categories through the project's own job, and compared with the training-free mode on those
-left out. References and images are the same for both. The seed sets the weights, the episodes and the references.
+Not a test: run ``python tests/benchmarks/transfer.py``. Every part of ``DemoAD`` in turn is left out: heads are
+trained on the other categories through the project's own job, from scratch or, with ``--weights inctrl-tiny``, from the
+embedded ones, and compared with the training-free mode on those left out. References and images are the same for both.
+The seed sets the weights, the episodes and the references.
 """
 
 from __future__ import annotations
@@ -38,9 +39,11 @@ def train(name: str, categories: list[str], seed: int, folder: Path, args: argpa
     """Train heads as ``anomalib fit`` does."""
     seed_everything(seed)
     recommended = yaml.safe_load((PROJECT / "configs" / CONFIGS[name]).read_text())["model"]["init_args"]
+    recommended |= yaml.safe_load(args.options)
     parts = [DemoAD(root=args.data, category=category) for category in categories]
     model = MODELS[name](
         backbone="inctrl-tiny",
+        weights=args.weights,
         phase="train",
         learning_rate=args.learning_rate,
         feature_cache=folder / "features",
@@ -94,6 +97,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--learning-rate", type=float, default=3e-4)
+    parser.add_argument("--weights", help="heads to begin with; random ones without")
+    parser.add_argument("--options", default="{}", help="of the model, besides the recommended ones, as YAML")
     parser.add_argument("--k-shot", type=int, default=4)
     args = parser.parse_args()
     warnings.filterwarnings("ignore")

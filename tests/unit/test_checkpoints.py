@@ -51,6 +51,26 @@ def test_a_checkpoint_of_ours_brings_heads_and_branches(model: InContextModel, t
     assert torch.equal(fresh(images).pred_score, model(images).pred_score)
 
 
+@pytest.mark.parametrize("sort_patches", [True, False])
+def test_heads_say_whether_they_see_patches_in_order(tiny_backbone: ClipBackbone, tmp_path: Path, sort_patches: bool):
+    trained = InCTRLModel(tiny_backbone, InCTRLModel.BRANCHES, sort_patches=sort_patches)
+    for file in (write(tmp_path / "ours.ckpt", trained), save_weights(trained, tmp_path / "ours.safetensors")):
+        fresh = InCTRLModel(tiny_backbone, sort_patches=not sort_patches)
+        load_weights(fresh, file)
+        assert fresh.holistic_head.sort_patches is sort_patches
+        assert bool(fresh.holistic_head.sorts) is sort_patches
+
+
+def test_heads_of_a_file_that_does_not_say_go_by_place(tiny_backbone: ClipBackbone, tmp_path: Path):
+    path = write(tmp_path / "earlier.ckpt", InCTRLModel(tiny_backbone, InCTRLModel.BRANCHES))
+    content = torch.load(path, weights_only=True)
+    del content["state_dict"]["model.holistic_head.sorts"]
+    torch.save(content, path)
+    fresh = InCTRLModel(tiny_backbone, sort_patches=True)
+    load_weights(fresh, path)
+    assert fresh.holistic_head.sort_patches is False
+
+
 def test_references_of_the_file_stay_there(model: InContextModel, tmp_path: Path):
     model.set_references(images_for(model, 1), "cat")
     fresh = type(model)(model.backbone)

@@ -9,7 +9,7 @@ import torch
 
 from anomalib_inctrl.clip import EMBEDDED_TRUNK, image_convention
 from anomalib_inctrl.in_context import ResidualAdapter, ScoreHead, image_residual_score, merge
-from anomalib_inctrl.models.inctrl.torch_model import InCTRLExplanation
+from anomalib_inctrl.models.inctrl.torch_model import HolisticHead, InCTRLExplanation
 
 if TYPE_CHECKING:
     from anomalib_inctrl.in_context import InContextModel
@@ -136,6 +136,17 @@ def test_the_head_norms_after_its_relu():
     # Linear gives 5 and -5; ReLU 5 and 0; norm (5 - 1) / 2 and (0 - 1) / 2; then 2 and 0 after the next ReLU.
     expected = torch.tensor([2.0, 0.0]).sigmoid()
     torch.testing.assert_close(head(torch.tensor([[5.0, 0.0], [-5.0, 0.0]])), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_holistic_head_that_sorts_sees_how_large_values_are_and_not_where():
+    torch.manual_seed(0)
+    by_place, sorted_ = HolisticHead(6).eval(), HolisticHead(6, sort_patches=True).eval()
+    sorted_.layers.load_state_dict(by_place.layers.state_dict())
+    values, order = torch.rand(4, 6), torch.tensor([3, 0, 5, 1, 4, 2])
+    assert torch.equal(sorted_(values), sorted_(values[:, order]))
+    assert (by_place(values) - by_place(values[:, order])).abs().max() > 1e-4
+    torch.testing.assert_close(sorted_(values), by_place(values.sort(descending=True).values))
+    assert (sorted_(values) - sorted_(values * torch.tensor([2.0, 1, 1, 1, 1, 1]))).abs().max() > 1e-4
 
 
 def test_the_image_residual_is_references_minus_query():

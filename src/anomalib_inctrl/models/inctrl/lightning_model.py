@@ -54,6 +54,8 @@ class InCTRL(InContextMixin, AnomalibModule):
         stretch_embeddings (float): Stretch the image embeddings of every episode by a random factor from 1 to this, in
             training, before the image branch sees them: normal images of other categories can lie farther apart than
             those of auxiliary ones. 1 for none. Ours; the papers do not.
+        sort_patches (bool): Train phi on residuals in descending order instead of by place, so that what it learns of
+            large and of many residuals holds for things of any shape. Loaded weights bring their own. Ours.
         geometry (str): ``"crop"`` resizes the shorter side and crops the centre, as the papers do; ``"squash"`` resizes
             both sides, so that the ends of long images are seen, distorted.
         calibration (str): Where threshold and score range come from: ``"validation"`` data, or the normal
@@ -92,6 +94,7 @@ class InCTRL(InContextMixin, AnomalibModule):
         double_sigmoid: bool = False,
         rotate_embeddings: bool = False,
         stretch_embeddings: float = 1.0,
+        sort_patches: bool = False,
         geometry: Geometry = "crop",
         calibration: Calibration = "validation",
         pre_processor: nn.Module | bool = True,
@@ -125,6 +128,7 @@ class InCTRL(InContextMixin, AnomalibModule):
         self.model = InCTRLModel(
             ClipBackbone(backbone, pretrained, blocks),
             alpha=alpha,
+            sort_patches=sort_patches,
         )
         self._finish(weights)
 

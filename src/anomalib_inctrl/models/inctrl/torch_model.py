@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
+import torch
 from torch import Tensor
 
 from anomalib_inctrl.in_context import InContextModel, ResidualAdapter, ScoreHead, image_residual_score, require_share
@@ -41,6 +42,35 @@ class InCTRLExplanation(NamedTuple):
     anomaly_map: Tensor
 
 
+class HolisticHead(ScoreHead):
+    """phi of InCTRL (equation 8): from a value per patch to a probability.
+
+    By place, as the paper has it, or in descending order, which is ours: what the largest values, those after them and
+    the mean say then holds wherever a defect lies, and has to be learned once and not for every place. Weights say
+    which of the two they were trained for.
+
+    Args:
+        patches (int): Number of patches ``N``.
+        sort_patches (bool): Whether to sort.
+    """
+
+    sorts: Tensor
+
+    def __init__(self, patches: int, *, sort_patches: bool = False) -> None:
+        super().__init__(patches)
+        self.register_buffer("sorts", torch.tensor(sort_patches, dtype=torch.uint8))
+        self.sort_patches = sort_patches  # a graph can't ask a tensor
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map ``(B, N)`` to probabilities ``(B,)``."""
+        return super().forward(features.sort(dim=-1, descending=True).values if self.sort_patches else features)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
+        state_dict.setdefault(f"{prefix}sorts", torch.zeros_like(self.sorts))  # published and earlier files have none
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self.sort_patches = bool(self.sorts)
+
+
 class InCTRLModel(InContextModel):
     """In-context residual learning: image-level score from patch, image and text evidence.
 
@@ -53,6 +83,8 @@ class InCTRLModel(InContextModel):
             takes phi's place together with the text, ``(s_i + s_a) / 2``.
         alpha (float): Weight of the patch score, 0 to 1. The full formula is
             ``(1 - alpha) * phi + alpha * s_p``, at 0.5 the published code; training-free text takes phi's place.
+        sort_patches (bool): Whether phi sees patches in descending order, see :class:`HolisticHead`; loaded weights
+            decide for themselves.
     """
 
     HEADS: ClassVar[str] = "inctrl"
@@ -61,13 +93,20 @@ class InCTRLModel(InContextModel):
         "holistic": ("holistic_head",),
     }
 
-    def __init__(self, backbone: ClipBackbone, branches: Iterable[str] = (), alpha: float = 0.5) -> None:
+    def __init__(
+        self,
+        backbone: ClipBackbone,
+        branches: Iterable[str] = (),
+        alpha: float = 0.5,
+        *,
+        sort_patches: bool = False,
+    ) -> None:
         super().__init__(backbone, branches)
         require_share("alpha", alpha)
         self.alpha = alpha
         self.adapter = ResidualAdapter(backbone.embed_dim)  # psi
         self.image_head = ScoreHead(backbone.embed_dim)  # eta
-        self.holistic_head = ScoreHead(backbone.num_patches)  # phi
+        self.holistic_head = HolisticHead(backbone.num_patches, sort_patches=sort_patches)  # phi
 
     @property
     def options(self) -> dict[str, float]:
