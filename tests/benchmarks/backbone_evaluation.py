@@ -2,7 +2,8 @@
 
 Not a test: run ``python tests/benchmarks/backbone_evaluation.py``. This is the data that choices about the backbone are
 made on. No category is one that it was trained on, and ``DemoAD``, ``DigitsAD`` and ``FacesAD`` take nothing from the
-photographs. ``--weights`` takes a file that the pre-training wrote.
+photographs. ``--weights`` takes a file that the pre-training wrote, ``--heads InCTRLv2:inctrl-tiny`` or
+``--heads InCTRL:heads.safetensors`` asks for the whole score of a model as well.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,10 +24,12 @@ from torch.nn import functional as F  # noqa: N812 - the customary name
 from torchmetrics.functional.classification import binary_auroc
 from torchvision.transforms.v2.functional import InterpolationMode, resize
 
+import anomalib_inctrl
 from anomalib_inctrl.clip import EMBEDDED_BACKBONE, ClipBackbone
 from anomalib_inctrl.data.procedural import FAMILIES, GLOBAL_KINDS, LOCAL_KINDS, OTHER, Category
 from anomalib_inctrl.data.procedural.damage import apply_damage
 from anomalib_inctrl.data.procedural.glyphs import GLYPHS
+from anomalib_inctrl.in_context import InContextModel
 from anomalib_inctrl.pretraining.objective import ANOMALOUS
 from anomalib_inctrl.scoring import nearest_residuals
 
@@ -141,6 +145,20 @@ def evaluate(backbone: ClipBackbone, task: Task) -> Iterator[tuple[str, float]]:
             yield f"{task.name}, patches", auroc(intact, anomalous[coverage >= ANOMALOUS])
 
 
+def evaluate_heads(model: InContextModel, task: Task, name: str) -> Iterator[tuple[str, float]]:
+    """AUROC of a model's whole score, with the task's first pictures as its references."""
+    backbone = model.backbone
+
+    def prepare(pictures: np.ndarray) -> Tensor:
+        pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2)
+        return backbone.from_pictures(resize(pixels, list(backbone.image_size), BICUBIC))
+
+    model.set_references(prepare(task.normal[:REFERENCES]))
+    normal = model(prepare(task.normal[REFERENCES:])).pred_score
+    for kind, pictures in task.anomalous.items():
+        yield f"{task.name}, {name}, {kind}", auroc(normal, model(prepare(pictures)).pred_score)
+
+
 def auroc(normal: Tensor, anomalous: Tensor) -> float:
     """AUROC of normal against anomalous scores, which are ranked so that no sigmoid can make ties of them."""
     ranks = torch.cat([normal, anomalous]).unique(return_inverse=True)[1].double()
@@ -153,6 +171,7 @@ def main() -> None:
     """Print a line per figure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", type=Path, help="file of the pre-training; the embedded weights without it")
+    parser.add_argument("--heads", nargs="*", default=[], help="models and their heads, with a colon between")
     options = parser.parse_args()
     backbone = ClipBackbone(EMBEDDED_BACKBONE)
     if options.weights:
@@ -162,10 +181,16 @@ def main() -> None:
         backbone.visual.load_state_dict(
             {name.removeprefix("visual."): value for name, value in state.items() if name.startswith("visual.")}
         )
+    models = {}
+    for heads in options.heads:
+        name, _, file = heads.partition(":")
+        models[heads] = getattr(anomalib_inctrl, name)(backbone=EMBEDDED_BACKBONE, weights=file or None).model.eval()
     found: dict[str, list[float]] = defaultdict(list)
     for tasks in (generated(), photographed()):
         for task in tasks:
-            for name, value in evaluate(backbone, task):
+            values = [evaluate(backbone, task)]
+            values += [evaluate_heads(model, task, heads) for heads, model in models.items()]
+            for name, value in chain.from_iterable(values):
                 found[name].append(value)
     for name, values in sorted(found.items()):
         sys.stdout.write(f"{name}: {np.mean(values):.3f} ({len(values)} categories)\n")
