@@ -120,12 +120,17 @@ def photographed_task(photograph: np.ndarray, size: int, generator: np.random.Ge
     return Task("photograph", pictures[0], {"local": pictures[1]}, np.stack(masks))
 
 
+def prepare(backbone: ClipBackbone, pictures: np.ndarray) -> Tensor:
+    """Bring pictures ``(M, S, S, 3)`` into the form that the backbone takes."""
+    pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2)
+    return backbone.from_pictures(resize(pixels, list(backbone.image_size), BICUBIC))
+
+
 def evaluate(backbone: ClipBackbone, task: Task) -> Iterator[tuple[str, float]]:
     """AUROC of patches, of largest residuals, and of the embedding's distance to the nearest reference."""
 
     def encode(pictures: np.ndarray) -> tuple[Tensor, Tensor]:
-        pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2)
-        features = backbone.encode_image(backbone.from_pictures(resize(pixels, list(backbone.image_size), BICUBIC)))
+        features = backbone.encode_image(prepare(backbone, pictures))
         return F.normalize(features.patches, dim=-1), F.normalize(features.pooled, dim=-1)
 
     patches, pooled = encode(task.normal)
@@ -147,16 +152,11 @@ def evaluate(backbone: ClipBackbone, task: Task) -> Iterator[tuple[str, float]]:
 
 def evaluate_heads(model: InContextModel, task: Task, name: str) -> Iterator[tuple[str, float]]:
     """AUROC of a model's whole score, with the task's first pictures as its references."""
-    backbone = model.backbone
-
-    def prepare(pictures: np.ndarray) -> Tensor:
-        pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2)
-        return backbone.from_pictures(resize(pixels, list(backbone.image_size), BICUBIC))
-
-    model.set_references(prepare(task.normal[:REFERENCES]))
-    normal = model(prepare(task.normal[REFERENCES:])).pred_score
+    model.set_references(prepare(model.backbone, task.normal[:REFERENCES]))
+    normal = model(prepare(model.backbone, task.normal[REFERENCES:])).pred_score
     for kind, pictures in task.anomalous.items():
-        yield f"{task.name}, {name}, {kind}", auroc(normal, model(prepare(pictures)).pred_score)
+        anomalous = model(prepare(model.backbone, pictures)).pred_score
+        yield f"{task.name}, {name}, {kind}", auroc(normal, anomalous)
 
 
 def auroc(normal: Tensor, anomalous: Tensor) -> float:
@@ -173,6 +173,8 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="file of the pre-training; the embedded weights without it")
     parser.add_argument("--heads", nargs="*", default=[], help="models and their heads, with a colon between")
     options = parser.parse_args()
+    if options.weights and options.heads:
+        parser.error("heads belong to the embedded weights: measure those of --weights without --heads")
     backbone = ClipBackbone(EMBEDDED_BACKBONE)
     if options.weights:
         from safetensors.torch import load_file

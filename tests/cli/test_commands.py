@@ -227,8 +227,7 @@ def test_configuration_file_is_accepted(results, path):
 
 
 @pytest.mark.parametrize(
-    ("name", "options"),
-    [("inctrl", set()), ("inctrl_v2", {"image_score_loss: true", "stretch_embeddings: 4.0"})],
+    ("name", "options"), [("inctrl", set()), ("inctrl_v2", {"image_score_loss: true", "stretch_embeddings: 4.0"})]
 )
 def test_a_recommended_configuration_changes_what_it_names_alone(results, name, options):
     plain, recommended = (
