@@ -63,9 +63,13 @@ def randomise_heads(model: torch.nn.Module) -> None:
             module.running_var.uniform_(0.5, 2.0)
 
 
-@pytest.fixture(params=[InCTRLModel, InCTRLv2Model], ids=["InCTRL", "InCTRLv2"])
+@pytest.fixture(
+    params=[(InCTRLModel, "none"), (InCTRLv2Model, "none"), (InCTRLv2Model, "shifted")],
+    ids=["InCTRL", "InCTRLv2", "InCTRLv2, shifted"],
+)
 def model(request: pytest.FixtureRequest, tiny_backbone: ClipBackbone) -> InCTRLModel | InCTRLv2Model:
     """Each model in the full formula, in evaluation mode."""
-    model = request.param(tiny_backbone, branches=request.param.BRANCHES)
+    kind, views = request.param
+    model = kind(tiny_backbone, branches=kind.BRANCHES, reference_views=views)
     randomise_heads(model)
     return model.eval()

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from importlib.resources.abc import Traversable
 
+    from anomalib_inctrl.reference_views import ReferenceViews
+
 PatchAttention = Literal["self", "all"]
 
 EMBEDDED_BACKBONE = "inctrl-tiny"
@@ -80,6 +82,11 @@ class ClipBackbone(nn.Module):
             of its block 5 are means over 3 x 3 neighbours, so that what is compared has two scales.
         random (bool): Leave the embedded backbone untrained: its start, and a baseline to measure it by.
 
+    Attributes:
+        reference_views (str): Views of references that a model takes unless it is told, see
+            :mod:`anomalib_inctrl.reference_views`: ``"shifted"`` for the embedded backbone, whose patches see little
+            beyond themselves, ``"none"`` for others, as the papers have it.
+
     Raises:
         ValueError: If the name, the tag or a block does not exist, or the vision tower is of another kind.
         RuntimeError: If the weights can't be downloaded.
@@ -109,6 +116,7 @@ class ClipBackbone(nn.Module):
             blocks = _TINY_BLOCKS if name == EMBEDDED_BACKBONE else default_blocks(self.depth)
         self.blocks = _check_blocks(blocks, self.depth)
         self.averaged_block = _TINY_AVERAGED if name == EMBEDDED_BACKBONE else None
+        self.reference_views: ReferenceViews = "shifted" if name == EMBEDDED_BACKBONE else "none"
         self.grid_size: tuple[int, int] = tuple(self.visual.grid_size)
         self.image_size: tuple[int, int] = tuple(self.visual.image_size)
         self.width: int = self.visual.conv1.out_channels
@@ -122,6 +130,11 @@ class ClipBackbone(nn.Module):
     def num_patches(self) -> int:
         """Patches of an image, ``N``."""
         return self.grid_size[0] * self.grid_size[1]
+
+    @property
+    def patch_size(self) -> tuple[int, int]:
+        """Height and width of a patch in pixels."""
+        return self.image_size[0] // self.grid_size[0], self.image_size[1] // self.grid_size[1]
 
     def train(self, mode: bool = True) -> ClipBackbone:
         """Stay in evaluation mode: the backbone is frozen."""

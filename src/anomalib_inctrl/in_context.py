@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from anomalib_inctrl.calibration import MIRRORS
 from anomalib_inctrl.clip import ClipBackbone, ImageFeatures
+from anomalib_inctrl.reference_views import ReferenceViews, count_views, further_views
 from anomalib_inctrl.references import Context, ReferenceBank
 
 if TYPE_CHECKING:
@@ -171,6 +172,11 @@ class InContextModel(nn.Module, ABC):
     Args:
         backbone (ClipBackbone): Frozen towers.
         branches (Iterable[str]): Branches in use from the start.
+        reference_views (str | None): Views of references whose patches queries are compared with, see
+            :mod:`anomalib_inctrl.reference_views`; ``None`` for the backbone's.
+
+    Raises:
+        ValueError: If there is no such branch or view.
     """
 
     HEADS: ClassVar[str]
@@ -182,26 +188,32 @@ class InContextModel(nn.Module, ABC):
 
     branch_flags: Tensor
 
-    def __init__(self, backbone: ClipBackbone, branches: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        backbone: ClipBackbone,
+        branches: Iterable[str] = (),
+        reference_views: ReferenceViews | None = None,
+    ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.references = self._new_bank(backbone)
+        self.reference_views: ReferenceViews = backbone.reference_views if reference_views is None else reference_views
+        self.references = self._new_bank(backbone, count_views(self.reference_views))
         self._text_prototypes: dict[str, Tensor] = {}
         self.register_buffer("branch_flags", torch.zeros(len(self.BRANCHES), dtype=torch.uint8))
         self.use_branches(branches)
 
     @staticmethod
-    def _new_bank(backbone: ClipBackbone) -> ReferenceBank:
-        return ReferenceBank(backbone)
+    def _new_bank(backbone: ClipBackbone, views: int) -> ReferenceBank:
+        return ReferenceBank(backbone, views)
 
     def encode(self, images: Tensor) -> ImageFeatures:
         """Encode preprocessed images ``(B, 3, H, W)``; a model that needs more of the towers takes more."""
         return self.backbone.encode_image(images)
 
     @property
-    @abstractmethod
     def options(self) -> dict[str, Any]:
-        """Numbers of the formula that are set by hand: other ones give other scores."""
+        """What is set by hand and changes scores; no views leave no trace, as in checkpoints that know of none."""
+        return {} if self.references.views == 1 else {"reference_views": self.reference_views}
 
     @property
     def branches(self) -> frozenset[str]:
@@ -266,8 +278,15 @@ class InContextModel(nn.Module, ABC):
         # Ordinary tensors even inside the evaluation loops' inference mode, else a later load_state_dict fails.
         with torch.inference_mode(mode=False), torch.no_grad():
             images = images.clone()
-            features = self.encode(images)
-            return features, self.text_prototypes(class_name), self.backbone.to_pictures(images)
+            features, pictures = self.encode(images), self.backbone.to_pictures(images)
+            patches = torch.cat([features.patches, *self._patches_of_views(pictures)], dim=2)
+            return features._replace(patches=patches), self.text_prototypes(class_name), pictures
+
+    def _patches_of_views(self, pictures: Tensor) -> Iterator[Tensor]:
+        """Patches ``(K, L, N, W)`` of every further view of references, which are 8-bit images ``(K, 3, H, W)``."""
+        for view in further_views(pictures.cpu().numpy(), self.reference_views, self.backbone.patch_size):
+            images = torch.from_numpy(view.copy()).to(pictures.device)
+            yield self.encode(self.backbone.from_pictures(images)).patches
 
     def text_prototypes(self, class_name: str) -> Tensor:
         """Text prototypes of a class, ``(2, D)``, encoded once."""
@@ -317,7 +336,7 @@ class InContextModel(nn.Module, ABC):
 
         The bank's features serve as queries, nothing is encoded. Scores lie a little above those of new normal images,
         which have one more reference to be compared with. A single reference is compared with its mirror images and
-        its half turn instead, which says little about how far other normal images lie.
+        its half turn instead, in its own view alone, which says little about how far other normal images lie.
 
         Args:
             class_name (str | None): ``None`` for the first class.
@@ -339,7 +358,7 @@ class InContextModel(nn.Module, ABC):
         Raises:
             RuntimeError: If there are no references.
         """
-        features, context = self.references.features(class_name), self.references.context(class_name)
+        features = self.references.features(class_name)
         count = features.pooled.shape[0]
         if count == 0:
             msg = "Calibrating from references takes at least one, there is none (k_shot=0)."
@@ -347,13 +366,12 @@ class InContextModel(nn.Module, ABC):
         if count == 1:
             picture = self.references.pictures_of(class_name)
             turned = torch.cat([picture.flip(axes) for axes in MIRRORS])
-            yield self.encode(self.backbone.from_pictures(turned)), context
+            own = self.references.context(class_name)._replace(patches=features.patches[0])  # views may be turned too
+            yield self.encode(self.backbone.from_pictures(turned)), own
             return
         for i in range(count):
             query = type(features)(*(f[i : i + 1] for f in features))
-            others = type(features)(*(torch.cat([f[:i], f[i + 1 :]]) for f in features))
-            patches = others.patches.transpose(0, 1).flatten(1, 2)
-            yield query, Context(patches, others.pooled, context.prototypes)
+            yield query, self.references.context(class_name, without=i)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from anomalib.models.components.base.dynamic_buffer import DynamicBufferMixin
@@ -52,8 +52,13 @@ class ReferenceBank(DynamicBufferMixin):
     The features of a class lie side by side, so that selecting a class takes a view and no copy. The first class is
     the one used when none is named.
 
+    Args:
+        backbone (ClipBackbone): Whose features it holds.
+        views (int): Views of a reference whose patches it holds, itself included.
+
     Attributes:
-        patches (Tensor): Unit length, ``(L, M, N, W)`` for ``M`` references of all classes.
+        patches (Tensor): Unit length, ``(L, M, V * N, W)`` for ``M`` references of all classes in ``V`` views, their
+            own before the further ones.
         pooled (Tensor): ``(M, D)``.
         pictures (Tensor): The references themselves as 8-bit images, ``(M, 3, H, W)``, to be shown beside results.
         prototypes (Tensor): ``(C, 2, D)`` for ``C`` classes.
@@ -68,9 +73,11 @@ class ReferenceBank(DynamicBufferMixin):
     counts: Tensor
     encoded_names: Tensor
 
-    def __init__(self, backbone: ClipBackbone) -> None:
+    def __init__(self, backbone: ClipBackbone, views: int = 1) -> None:
         super().__init__()
-        self.register_buffer("patches", torch.zeros(len(backbone.blocks), 0, backbone.num_patches, backbone.width))
+        self.views = views
+        size = (views * backbone.num_patches, backbone.width)
+        self.register_buffer("patches", torch.zeros(len(backbone.blocks), 0, *size))
         self.register_buffer("pooled", torch.zeros(0, backbone.embed_dim))
         self.register_buffer("pictures", torch.zeros(0, 3, *backbone.image_size, dtype=torch.uint8))
         self.register_buffer("prototypes", torch.zeros(0, 2, backbone.embed_dim))
@@ -102,7 +109,8 @@ class ReferenceBank(DynamicBufferMixin):
 
         Args:
             class_name (str): Name of the class.
-            features (ImageFeatures): Of the references; a batch of 0 opens a class for the text alone.
+            features (ImageFeatures): Of the references, patches of all their views ``(K, L, V * N, W)``; a batch of 0
+                opens a class for the text alone.
             prototypes (Tensor): Text prototypes of the class, ``(2, D)``; ignored if the class is there.
             pictures (Tensor): The references as 8-bit images, ``(K, 3, H, W)``.
         """
@@ -118,11 +126,12 @@ class ReferenceBank(DynamicBufferMixin):
         counts[class_name] += features.pooled.shape[0]
         self._index(counts)
 
-    def context(self, class_name: str | None = None) -> Context:
+    def context(self, class_name: str | None = None, without: int | None = None) -> Context:
         """Select what queries of a class are compared with.
 
         Args:
             class_name (str | None): ``None`` for the first class.
+            without (int | None): Reference to leave out, in all its views.
 
         Raises:
             RuntimeError: If the bank is empty.
@@ -130,16 +139,17 @@ class ReferenceBank(DynamicBufferMixin):
         """
         name = self.resolve(class_name)
         rows = self._rows[name]
-        return Context(
-            patches=self.patches[:, rows].flatten(1, 2),
-            pooled=self.pooled[rows],
-            prototypes=self.prototypes[self.class_names.index(name)],
-        )
+        patches, pooled = self.patches[:, rows], self.pooled[rows]
+        if without is not None:
+            kept = [i for i in range(len(pooled)) if i != without]
+            patches, pooled = patches[:, kept], pooled[kept]
+        return Context(patches.flatten(1, 2), pooled, self.prototypes[self.class_names.index(name)])
 
     def features(self, class_name: str | None = None) -> ImageFeatures:
-        """Features of the references of a class, ``K`` of them, patches at unit length."""
+        """Features of the references of a class, ``K`` of them in their own view, patches at unit length."""
         rows = self._rows[self.resolve(class_name)]
-        return ImageFeatures(self.patches[:, rows].transpose(0, 1), self.pooled[rows])
+        own = self.patches.shape[2] // self.views
+        return ImageFeatures(self.patches[:, rows, :own].transpose(0, 1), self.pooled[rows])
 
     def pictures_of(self, class_name: str | None = None) -> Tensor:
         """References of a class as 8-bit images, ``(K, 3, H, W)``."""
@@ -177,7 +187,15 @@ class ReferenceBank(DynamicBufferMixin):
         counts = self.counts.tolist()
         self._rows = {n: slice(end - count, end) for n, end, count in zip(names, ends, counts, strict=True)}
 
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
+        patches = state_dict.get(f"{prefix}patches")
+        if patches is not None and patches.shape[2] != self.patches.shape[2]:
+            *_, messages = args
+            messages.append(
+                f"The references have {patches.shape[2]} patches each, this model's have {self.patches.shape[2]}: set "
+                "the same backbone and reference_views."
+            )
+            return
         super()._load_from_state_dict(state_dict, prefix, *args)
         self._read_index()
 
@@ -191,8 +209,8 @@ class AlignedReferenceBank(ReferenceBank):
 
     aligned: Tensor
 
-    def __init__(self, backbone: ClipBackbone) -> None:
-        super().__init__(backbone)
+    def __init__(self, backbone: ClipBackbone, views: int = 1) -> None:
+        super().__init__(backbone, views)
         self.register_buffer("aligned", torch.zeros(0, backbone.num_patches, backbone.embed_dim))
 
     def clear(self) -> None:

@@ -320,20 +320,21 @@ def save_bank(model: InContextMixin, path: str | Path, class_name: str | None = 
     """
     torch_model, references = model.model, model.model.references
     class_name = references.resolve(class_name)
-    features, count = references.features(class_name), references.count(class_name)
+    context, count = references.context(class_name), references.count(class_name)
     if count == 0:
         msg = f"There are no references of {class_name!r}: call set_references(images, {class_name!r}) first."
         raise RuntimeError(msg)
     names = (model.reference_record or {}).get("files", {}).get(class_name, [])
     bank = Bank(
-        patches=_numpy(features.patches.transpose(0, 1).flatten(1, 2)),
-        origins=np.repeat(np.arange(count, dtype=np.int32), features.patches.shape[2]),
-        pooled=_numpy(features.pooled),
+        patches=_numpy(cast("Tensor", context.patches)),
+        origins=np.repeat(np.arange(count, dtype=np.int32), references.patches.shape[2]),
+        pooled=_numpy(context.pooled),
         pictures=_numpy(references.pictures_of(class_name)),
-        prototypes=_numpy(references.context(class_name).prototypes),
+        prototypes=_numpy(context.prototypes),
         fingerprint=model_fingerprint(model),
         class_name=class_name,
         names=tuple(names) if len(names) == count else tuple(f"image {i}" for i in range(count)),
+        views=references.views,
     )
     if count == 1:
         turned, _ = next(torch_model.left_out(class_name))
@@ -396,6 +397,8 @@ def _describe(model: InContextMixin, precision: Precision) -> dict[str, Any]:
         "fingerprint": model_fingerprint(model, precision),
         "precision": precision,
         "image_size": backbone.image_size,
+        "patch_size": backbone.patch_size,
+        "reference_views": model.model.reference_views,
         "blocks": backbone.blocks,
         "width": backbone.width,
         "embed_dim": backbone.embed_dim,

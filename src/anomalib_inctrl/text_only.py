@@ -53,7 +53,7 @@ class TextOnlyModel(InContextModel):
     """
 
     def __init__(self, backbone: ClipBackbone, branches: Sequence[str] = (), scale: float = 100.0) -> None:
-        super().__init__(backbone, branches)
+        super().__init__(backbone, branches, reference_views="none")  # no patch is compared
         if not scale > 0:
             msg = f"scale must be larger than 0, got {scale}."
             raise ValueError(msg)
@@ -61,8 +61,8 @@ class TextOnlyModel(InContextModel):
 
     @property
     def options(self) -> dict[str, Any]:
-        """Numbers of the formula that are set by hand."""
-        return {"scale": self.scale}
+        """What is set by hand and changes scores."""
+        return super().options | {"scale": self.scale}
 
     def encode(self, images: Tensor) -> ImageFeatures:
         """Encode preprocessed images ``(B, 3, H, W)`` as :class:`AlignedFeatures`."""

@@ -29,6 +29,7 @@ from anomalib_inctrl.benchmark.report import write_report
 from anomalib_inctrl.benchmark.results import MEASURED
 from anomalib_inctrl.benchmark.shared_features import SharedFeatures
 from anomalib_inctrl.reference_images import draw
+from anomalib_inctrl.reference_views import count_views
 
 TINY = {"backbone": "inctrl-tiny", "weights": "random"}
 
@@ -222,8 +223,9 @@ def test_shared_features_change_nothing_but_the_work(request, images, tmp_path):
         sizes.append(len(store))
     for metric, value in run_cell(cells[-1])["metrics"].items():
         assert shared["metrics"][metric] == pytest.approx(value, abs=1e-3), metric
-    # 6 test images, the references, and one entry each for normal and anomalous sentences.
-    assert sizes == [6 + 1 + 2, 6 + len(references) + 2]
+    # 6 test images, the references in all their views, and one entry each for normal and anomalous sentences.
+    views = count_views("shifted")
+    assert sizes == [6 + views + 2, 6 + views * len(references) + 2]
     store.enter(cells[0].data.name, "another category", 9)
     assert len(store) == sizes[-1]
     store.enter("another data set", "nut", 9)

@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -30,8 +30,9 @@ from anomalib_inctrl.data.procedural import FAMILIES, GLOBAL_KINDS, LOCAL_KINDS,
 from anomalib_inctrl.data.procedural.damage import apply_damage
 from anomalib_inctrl.data.procedural.glyphs import GLYPHS
 from anomalib_inctrl.in_context import InContextModel
+from anomalib_inctrl.models.inctrl.torch_model import InCTRLModel
 from anomalib_inctrl.pretraining.objective import ANOMALOUS
-from anomalib_inctrl.scoring import nearest_residuals
+from anomalib_inctrl.reference_views import ReferenceViews
 
 REFERENCES = 4
 BICUBIC = InterpolationMode.BICUBIC
@@ -126,26 +127,24 @@ def prepare(backbone: ClipBackbone, pictures: np.ndarray) -> Tensor:
     return backbone.from_pictures(resize(pixels, list(backbone.image_size), BICUBIC))
 
 
-def evaluate(backbone: ClipBackbone, task: Task) -> Iterator[tuple[str, float]]:
+def evaluate(model: InContextModel, task: Task) -> Iterator[tuple[str, float]]:
     """AUROC of patches, of largest residuals, and of the embedding's distance to the nearest reference."""
+    model.set_references(prepare(model.backbone, task.normal[:REFERENCES]))
+    embeddings = F.normalize(model.references.pooled, dim=-1)
 
-    def encode(pictures: np.ndarray) -> tuple[Tensor, Tensor]:
-        features = backbone.encode_image(prepare(backbone, pictures))
-        return F.normalize(features.patches, dim=-1), F.normalize(features.pooled, dim=-1)
+    def score(pictures: np.ndarray) -> tuple[Tensor, Tensor]:
+        features = model.encode(prepare(model.backbone, pictures))
+        distance = 1 - (F.normalize(features.pooled, dim=-1) @ embeddings.T).amax(dim=-1)
+        return model.references.context().patch_residuals(features.patches), distance
 
-    patches, pooled = encode(task.normal)
-    bank, embeddings = patches[:REFERENCES].transpose(0, 1).flatten(1, 2), pooled[:REFERENCES]
-
-    def score(patches: Tensor, pooled: Tensor) -> tuple[Tensor, Tensor]:
-        return nearest_residuals(patches, bank), 1 - (pooled @ embeddings.T).amax(dim=-1)
-
-    normal, normal_distance = score(patches[REFERENCES:], pooled[REFERENCES:])
+    normal, normal_distance = score(task.normal[REFERENCES:])
     for kind, pictures in task.anomalous.items():
-        anomalous, distance = score(*encode(pictures))
+        anomalous, distance = score(pictures)
         yield f"{task.name}, images, {kind}", auroc(normal.amax(dim=-1), anomalous.amax(dim=-1))
         yield f"{task.name}, embedding, {kind}", auroc(normal_distance, distance)
         if kind == "local":
-            coverage = F.adaptive_avg_pool2d(torch.from_numpy(task.masks).float(), backbone.grid_size).flatten(1)
+            masks = torch.from_numpy(task.masks).float()
+            coverage = F.adaptive_avg_pool2d(masks, model.backbone.grid_size).flatten(1)
             intact = torch.cat([normal.flatten(), anomalous[coverage == 0]])
             yield f"{task.name}, patches", auroc(intact, anomalous[coverage >= ANOMALOUS])
 
@@ -172,6 +171,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", type=Path, help="file of the pre-training; the embedded weights without it")
     parser.add_argument("--heads", nargs="*", default=[], help="models and their heads, with a colon between")
+    parser.add_argument("--views", choices=get_args(ReferenceViews), help="of references; the backbone's without it")
     options = parser.parse_args()
     if options.weights and options.heads:
         parser.error("heads belong to the embedded weights: measure those of --weights without --heads")
@@ -186,11 +186,14 @@ def main() -> None:
     models = {}
     for heads in options.heads:
         name, _, file = heads.partition(":")
-        models[heads] = getattr(anomalib_inctrl, name)(backbone=EMBEDDED_BACKBONE, weights=file or None).model.eval()
+        kind = getattr(anomalib_inctrl, name)
+        built = kind(backbone=EMBEDDED_BACKBONE, weights=file or None, reference_views=options.views)
+        models[heads] = built.model.eval()
+    comparison = InCTRLModel(backbone, reference_views=options.views).eval()
     found: dict[str, list[float]] = defaultdict(list)
     for tasks in (generated(), photographed()):
         for task in tasks:
-            values = [evaluate(backbone, task)]
+            values = [evaluate(comparison, task)]
             values += [evaluate_heads(model, task, heads) for heads, model in models.items()]
             for name, value in chain.from_iterable(values):
                 found[name].append(value)

@@ -34,8 +34,8 @@ class Bank:
 
     Attributes:
         patches (np.ndarray): Patch tokens of unit length, float32 or float16, ``(L, R, W)``.
-        origins (np.ndarray): Which reference a patch is of, ascending, int32 ``(R,)``. Each has ``N`` patches, or fewer
-            after :meth:`reduce`.
+        origins (np.ndarray): Which reference a patch is of, ascending, int32 ``(R,)``. Each has ``V * N`` patches, or
+            fewer after :meth:`reduce`.
         pooled (np.ndarray): Image embeddings, float32 ``(K, D)``.
         pictures (np.ndarray): The references themselves as the model sees them, uint8 ``(K, 3, H, W)``.
         prototypes (np.ndarray): Normal and anomalous text prototype, float32 ``(2, D)``.
@@ -46,6 +46,7 @@ class Bank:
         routing_limit (float): Distance from the nearest reference up to which an image is of this category; NaN if
             not known.
         reduced (bool): Whether patches have been left out.
+        views (int): Views ``V`` of a reference that its patches are of, its own before further ones.
     """
 
     patches: np.ndarray
@@ -59,6 +60,7 @@ class Bank:
     statistics: Statistics = UNKNOWN
     routing_limit: float = nan
     reduced: bool = False
+    views: int = 1
 
     @property
     def count(self) -> int:
@@ -74,7 +76,7 @@ class Bank:
         """Append references; threshold and range, which were those of others, go.
 
         Args:
-            patches (np.ndarray): Patch tokens of any length, ``(k, L, N, W)``.
+            patches (np.ndarray): Patch tokens of any length, of all views, ``(k, L, V * N, W)``.
             pooled (np.ndarray): ``(k, D)``.
             pictures (np.ndarray): ``(k, 3, H, W)``.
             names (Sequence[str]): ``k`` of them.
@@ -109,8 +111,9 @@ class Bank:
         )
 
     def patches_of(self, index: int) -> np.ndarray:
-        """Patch tokens of a reference, ``(L, N, W)``."""
-        return self.patches[:, self.origins == index]
+        """Patch tokens of a reference in its own view, ``(L, N, W)``."""
+        of_all_views = self.patches[:, self.origins == index]
+        return of_all_views[:, : of_all_views.shape[1] // self.views]
 
     def distances_left_out(self) -> np.ndarray:
         """Distance of every reference to the nearest other one by image embedding, ``(K,)``, for two or more."""

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from anomalib_inctrl.calibration import MIRRORS, UNKNOWN, statistics_of_normals, upper_limit
+from anomalib_inctrl.reference_views import ReferenceViews, count_views, further_views
 from anomalib_inctrl.runtime.bank import SUFFIX, Bank, nearest_distances
 from anomalib_inctrl.runtime.graphs import Engine, open_graph
 from anomalib_inctrl.runtime.images import as_input
@@ -146,12 +147,18 @@ class InContextDetector:
             )
             raise ValueError(msg)
         names = _new_names(images, bank.names)
-        encoded = [self._encoder(images=image[None]) for image in inputs]
-        patches, pooled, pictures = (
-            np.concatenate([outputs[name] for outputs in encoded]) for name in ("patches", "pooled", "pictures")
-        )
+        encoded = [self._encode_reference(image[None]) for image in inputs]
+        patches, pooled, pictures = (np.concatenate(column) for column in zip(*encoded, strict=True))
         bank = bank.add(patches, pooled, pictures, names)
         return self._keep(category, self._calibrated(bank))
+
+    def _encode_reference(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Patches ``(1, L, V * N, W)`` of all views of an image ``(1, 3, H, W)``, its embedding, and its picture."""
+        outputs = self._encoder(images=image)
+        pictures = outputs["pictures"]
+        views = further_views(pictures, self._reference_views, self.model.get("patch_size", (0, 0)))
+        further = [self.encode(view.astype(np.float32) / 255).patches for view in views]
+        return np.concatenate([outputs["patches"], *further], axis=2), outputs["pooled"], pictures
 
     def remove_references(self, category: str, names: Iterable[str]) -> Bank:
         """Remove references by name (see :attr:`Bank.names`) and take the threshold anew.
@@ -325,7 +332,7 @@ class InContextDetector:
             logger.warning("Calibrated from mirror images of a single reference: take the threshold with care.")
             picture = bank.pictures.astype(np.float32) / 255
             turned = self.encode(np.concatenate([np.flip(picture, axes) for axes in MIRRORS]))
-            pairs = iter([(turned, bank)])
+            pairs = iter([(turned, replace(bank, patches=bank.patches_of(0)))])  # views may be turned too
             distances = nearest_distances(turned.pooled, bank.pooled)
         else:
             pairs = (
@@ -359,7 +366,12 @@ class InContextDetector:
             prototypes=self._prototypes[class_name],
             fingerprint=self.model["fingerprint"],
             class_name=class_name,
+            views=count_views(self._reference_views),
         )
+
+    @property
+    def _reference_views(self) -> ReferenceViews:
+        return self.model.get("reference_views", "none")  # exports of earlier versions have none
 
     def _resolve_class(self, category: str, class_name: str | None) -> str:
         if class_name is None:

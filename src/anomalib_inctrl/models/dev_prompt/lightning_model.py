@@ -23,6 +23,7 @@ from anomalib_inctrl.models.dev_prompt.torch_model import DevPromptModel, PatchS
 from anomalib_inctrl.post_processing import Calibration
 from anomalib_inctrl.pre_processing import Geometry
 from anomalib_inctrl.prompts import ANOMALOUS_SUFFIXES, NORMAL_SUFFIXES
+from anomalib_inctrl.reference_views import ReferenceViews
 from anomalib_inctrl.scoring import Fusion
 
 if TYPE_CHECKING:
@@ -99,6 +100,10 @@ class DevPrompt(InContextMixin, AnomalibModule):
         learning_rate (float): Of Adam.
         synthetic_images (int): Synthetic anomalies to draw, once.
         batch_size (int): How many of them a step takes; it takes all normal images.
+        reference_views (str | None): Views of the references whose patches join theirs: ``"shifted"`` by half a patch
+            each way, ``"turned"`` by quarter turns and mirrored, for products in any orientation, or ``"none"``.
+            ``None`` takes ``"shifted"`` for ``"inctrl-tiny"`` and else none, as the papers do. Training compares with
+            the references alone.
         geometry (str): ``"crop"`` resizes the shorter side and crops the centre; ``"squash"`` resizes both sides, so
             that the ends of long images are seen, distorted.
         calibration (str): Where threshold and score range come from: ``"validation"`` data, or the normal
@@ -150,6 +155,7 @@ class DevPrompt(InContextMixin, AnomalibModule):
         learning_rate: float = 2e-3,
         synthetic_images: int = 64,
         batch_size: int = 8,
+        reference_views: ReferenceViews | None = None,
         geometry: Geometry = "crop",
         calibration: Calibration = "validation",
         pre_processor: nn.Module | bool = True,
@@ -209,6 +215,7 @@ class DevPrompt(InContextMixin, AnomalibModule):
             softness=softness,
             fusion=fusion,
             alpha=alpha,
+            reference_views=reference_views,
         )
         self._finish(None)
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anomalib_inctrl.clip import ClipBackbone, ImageFeatures
+    from anomalib_inctrl.reference_views import ReferenceViews
     from anomalib_inctrl.references import Context, ReferenceBank
 
 PatchScoring = Literal["margin", "probability"]
@@ -121,6 +122,7 @@ class DevPromptModel(InContextModel):
         softness (float): Standard deviations to a unit of the sigmoid that brings deviations to ``[0, 1]``.
         fusion (str): How deviation and residual are joined, see :func:`anomalib_inctrl.scoring.fuse`.
         alpha (float): Weight of the patch score in the image score, 0 to 1.
+        reference_views (str | None): See :class:`InContextModel`; the prompts learn on the references alone.
 
     Raises:
         ValueError: If an option is out of range.
@@ -151,8 +153,9 @@ class DevPromptModel(InContextModel):
         softness: float = 2.0,
         fusion: Fusion = "harmonic",
         alpha: float = 0.5,
+        reference_views: ReferenceViews | None = None,
     ) -> None:
-        super().__init__(backbone, branches)
+        super().__init__(backbone, branches, reference_views)
         require_share("alpha", alpha)
         require_share("top_k", top_k)
         require_positive(top_k=top_k, margin=margin, softness=softness, patch_scale=patch_scale)
@@ -170,8 +173,8 @@ class DevPromptModel(InContextModel):
         self.register_buffer("normal", torch.tensor([0.0, 1.0]))  # of the references' patches
 
     @staticmethod
-    def _new_bank(backbone: ClipBackbone) -> ReferenceBank:
-        return AlignedReferenceBank(backbone)
+    def _new_bank(backbone: ClipBackbone, views: int) -> ReferenceBank:
+        return AlignedReferenceBank(backbone, views)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -187,7 +190,7 @@ class DevPromptModel(InContextModel):
             "fusion",
             "alpha",
         )
-        return {name: getattr(self, name) for name in names}
+        return super().options | {name: getattr(self, name) for name in names}
 
     # --------------------------------------------------------------------------------------------------- references
     def encode(self, images: Tensor) -> ImageFeatures:

@@ -17,6 +17,7 @@ from anomalib_inctrl.losses import focal_loss
 from anomalib_inctrl.models.inctrl.torch_model import InCTRLModel
 from anomalib_inctrl.post_processing import Calibration
 from anomalib_inctrl.pre_processing import Geometry
+from anomalib_inctrl.reference_views import ReferenceViews
 
 
 class InCTRL(InContextMixin, AnomalibModule):
@@ -56,6 +57,10 @@ class InCTRL(InContextMixin, AnomalibModule):
             those of auxiliary ones. 1 for none. Ours; the papers do not.
         sort_patches (bool): Train phi on residuals in descending order instead of by place, so that what it learns of
             large and of many residuals holds for things of any shape. Loaded weights bring their own. Ours.
+        reference_views (str | None): Views of the references whose patches join theirs: ``"shifted"`` by half a patch
+            each way, ``"turned"`` by quarter turns and mirrored, for products in any orientation, or ``"none"``.
+            ``None`` takes ``"shifted"`` for ``"inctrl-tiny"`` and else none, as the papers do. Training compares with
+            the references alone.
         geometry (str): ``"crop"`` resizes the shorter side and crops the centre, as the papers do; ``"squash"`` resizes
             both sides, so that the ends of long images are seen, distorted.
         calibration (str): Where threshold and score range come from: ``"validation"`` data, or the normal
@@ -95,6 +100,7 @@ class InCTRL(InContextMixin, AnomalibModule):
         rotate_embeddings: bool = False,
         stretch_embeddings: float = 1.0,
         sort_patches: bool = False,
+        reference_views: ReferenceViews | None = None,
         geometry: Geometry = "crop",
         calibration: Calibration = "validation",
         pre_processor: nn.Module | bool = True,
@@ -128,6 +134,7 @@ class InCTRL(InContextMixin, AnomalibModule):
         self.model = InCTRLModel(
             ClipBackbone(backbone, pretrained, blocks),
             alpha=alpha,
+            reference_views=reference_views,
             sort_patches=sort_patches,
         )
         self._finish(weights)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from anomalib_inctrl.clip import ClipBackbone, ImageFeatures
     from anomalib_inctrl.in_context import Distortion
+    from anomalib_inctrl.reference_views import ReferenceViews
     from anomalib_inctrl.references import Context
 
 
@@ -85,6 +86,7 @@ class InCTRLModel(InContextModel):
             ``(1 - alpha) * phi + alpha * s_p``, at 0.5 the published code; training-free text takes phi's place.
         sort_patches (bool): Whether phi sees patches in descending order, see :class:`HolisticHead`; loaded weights
             decide for themselves.
+        reference_views (str | None): See :class:`InContextModel`.
     """
 
     HEADS: ClassVar[str] = "inctrl"
@@ -100,8 +102,9 @@ class InCTRLModel(InContextModel):
         alpha: float = 0.5,
         *,
         sort_patches: bool = False,
+        reference_views: ReferenceViews | None = None,
     ) -> None:
-        super().__init__(backbone, branches)
+        super().__init__(backbone, branches, reference_views)
         require_share("alpha", alpha)
         self.alpha = alpha
         self.adapter = ResidualAdapter(backbone.embed_dim)  # psi
@@ -109,9 +112,9 @@ class InCTRLModel(InContextModel):
         self.holistic_head = HolisticHead(backbone.num_patches, sort_patches=sort_patches)  # phi
 
     @property
-    def options(self) -> dict[str, float]:
-        """Numbers of the formula that are set by hand."""
-        return {"alpha": self.alpha}
+    def options(self) -> dict[str, Any]:
+        """What is set by hand and changes scores."""
+        return super().options | {"alpha": self.alpha}
 
     def score(self, query: ImageFeatures, context: Context, distortion: Distortion | None = None) -> InCTRLExplanation:
         """Fuse patch, image and text evidence (equations 1-8).

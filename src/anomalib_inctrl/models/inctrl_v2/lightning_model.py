@@ -18,6 +18,7 @@ from anomalib_inctrl.losses import dice_loss, focal_loss
 from anomalib_inctrl.models.inctrl_v2.torch_model import InCTRLv2Model
 from anomalib_inctrl.post_processing import Calibration
 from anomalib_inctrl.pre_processing import Geometry
+from anomalib_inctrl.reference_views import ReferenceViews
 from anomalib_inctrl.scoring import to_pixels
 
 
@@ -66,6 +67,10 @@ class InCTRLv2(InContextMixin, AnomalibModule):
         image_score_loss (bool): Add the focal loss of s_I itself, as InCTRL has it (arXiv 2403.06495, equation 9).
             InCTRLv2 has a loss of the whole score alone. A quarter of that is s_I, so where residuals are small it
             stays below 0.5 whatever s_I is, and that loss drives s_I to 1 for most images.
+        reference_views (str | None): Views of the references whose patches join theirs: ``"shifted"`` by half a patch
+            each way, ``"turned"`` by quarter turns and mirrored, for products in any orientation, or ``"none"``.
+            ``None`` takes ``"shifted"`` for ``"inctrl-tiny"`` and else none, as the papers do. Training compares with
+            the references alone.
         geometry (str): ``"crop"`` resizes the shorter side and crops the centre, as the papers do; ``"squash"`` resizes
             both sides, so that the ends of long images are seen, distorted.
         calibration (str): Where threshold and score range come from: ``"validation"`` data, or the normal
@@ -110,6 +115,7 @@ class InCTRLv2(InContextMixin, AnomalibModule):
         rotate_embeddings: bool = False,
         stretch_embeddings: float = 1.0,
         image_score_loss: bool = False,
+        reference_views: ReferenceViews | None = None,
         geometry: Geometry = "crop",
         calibration: Calibration = "validation",
         pre_processor: nn.Module | bool = True,
@@ -148,6 +154,7 @@ class InCTRLv2(InContextMixin, AnomalibModule):
         self.model = InCTRLv2Model(
             ClipBackbone(backbone, pretrained, blocks),
             alpha=alpha,
+            reference_views=reference_views,
             beta=beta,
             patch_scale=patch_scale,
             adapter_per_block=adapter_per_block,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from anomalib_inctrl.clip import ClipBackbone, ImageFeatures
     from anomalib_inctrl.in_context import Distortion
+    from anomalib_inctrl.reference_views import ReferenceViews
     from anomalib_inctrl.references import Context
 
 
@@ -119,6 +120,7 @@ class InCTRLv2Model(InContextModel):
         beta (float): Weight of the one-class map in the pixel map, 0 to 1.
         patch_scale (float): Factor on the similarities of patches and text; not public, see :class:`PatchTextAdapter`.
         adapter_per_block (bool): Whether every tapped block has an adapter of its own; not public.
+        reference_views (str | None): See :class:`InContextModel`.
     """
 
     HEADS: ClassVar[str] = "inctrl_v2"
@@ -137,8 +139,9 @@ class InCTRLv2Model(InContextModel):
         patch_scale: float = 100.0,
         *,
         adapter_per_block: bool = False,
+        reference_views: ReferenceViews | None = None,
     ) -> None:
-        super().__init__(backbone, branches)
+        super().__init__(backbone, branches, reference_views)
         require_share("alpha", alpha)
         require_share("beta", beta)
         if not patch_scale > 0:
@@ -153,9 +156,13 @@ class InCTRLv2Model(InContextModel):
         self.one_class_adapter = PatchTextAdapter(*sizes)  # phi_2
 
     @property
-    def options(self) -> dict[str, float]:
-        """Numbers of the formula that are set by hand."""
-        return {"alpha": self.alpha, "beta": self.beta, "patch_scale": self.discriminative_adapter.scale}
+    def options(self) -> dict[str, Any]:
+        """What is set by hand and changes scores."""
+        return super().options | {
+            "alpha": self.alpha,
+            "beta": self.beta,
+            "patch_scale": self.discriminative_adapter.scale,
+        }
 
     def score(
         self,
