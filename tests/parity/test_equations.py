@@ -159,7 +159,7 @@ def patch_abnormality(query: list[Tensor], stages: list[tuple[Tensor, Tensor]], 
     return torch.stack(
         [
             sum(
-                abnormal(up @ torch.clamp(down @ tokens[n], min=0), prototypes, 100.0)
+                abnormal(up @ torch.clamp(down @ tokens[n], min=0), prototypes, 1 / 0.07)
                 for tokens, (down, up) in zip(query, stages, strict=True)
             )
             / len(query)

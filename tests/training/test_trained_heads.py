@@ -113,12 +113,12 @@ def test_files_that_cannot_be_used(kit, tmp_path):
     path = save_weights(model, tmp_path / "heads.safetensors")
     record = {"name": "ViT-B-16", "blocks": [5], "fingerprint": "0"}
     other = save_weights(model, tmp_path / "other.safetensors", {"backbone": record})
-    scaled = save_weights(model, tmp_path / "scaled.safetensors", {"options": {"patch_scale": 14.0}})
+    scaled = save_weights(model, tmp_path / "scaled.safetensors", {"options": {"patch_scale": 100.0}})
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes(path.read_bytes()[:-100])
     for source, message in (
         (other, "made with backbone='ViT-B-16'.*this model has 'inctrl-tiny-trunk'"),
-        (scaled, r"trained with patch_scale=14.0, this model has 100.0"),
+        (scaled, r"trained with patch_scale=100.0, this model has 14.28"),
         (cut, "cut.safetensors can't be read as a checkpoint: SafetensorError"),
     ):
         with pytest.raises(ValueError, match=message):

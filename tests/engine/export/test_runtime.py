@@ -37,7 +37,14 @@ def as_batch(images):
 @pytest.fixture(scope="module")
 def model(kit, normals):
     """InCTRLv2 in the full formula with heads that tell images apart, two references and a threshold from them."""
-    model = kit.build("InCTRLv2", weights="random", few_shot_source=normals, class_name="bolt", geometry="squash")
+    model = kit.build(
+        "InCTRLv2",
+        weights="random",
+        few_shot_source=normals,
+        class_name="bolt",
+        geometry="squash",
+        reference_views="shifted",  # made by the runtime as by torch
+    )
     torch.manual_seed(0)
     for name, parameter in model.model.named_parameters():
         if not name.startswith("backbone."):
@@ -207,7 +214,7 @@ def test_unknown_product_has_no_score(detector, kit, monkeypatch):
 
 
 def test_reduced_bank(detector, kit, tmp_path):
-    """All patches: nothing changes. A quarter: residuals can only grow, and the threshold with them."""
+    """All patches: nothing changes. A quarter: residuals can only grow, and the image threshold with them."""
     references, queries = images_of(kit, count=3), images_of(kit, seed=80)
     whole = detector.add_references("bolt", references)
     before = detector.predict(queries)
@@ -218,7 +225,7 @@ def test_reduced_bank(detector, kit, tmp_path):
         assert np.abs(one.anomaly_map - other.anomaly_map).max() < 0.05  # normalised by a range of about a hundredth
     reduced = detector.reduce_bank("bolt", 0.25)
     assert reduced.patches.shape[1] == round(whole.patches.shape[1] / 4)
-    assert reduced.statistics.pixel_threshold >= whole.statistics.pixel_threshold - 1e-3
+    assert reduced.statistics.image_threshold > whole.statistics.image_threshold  # taken anew, for what is left
     raw = {}
     for name, bank in (("whole", whole), ("reduced", reduced)):
         detector._keep("bolt", replace(bank, statistics=UNKNOWN))

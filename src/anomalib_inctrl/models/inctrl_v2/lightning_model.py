@@ -15,7 +15,7 @@ from anomalib_inctrl.data.auxiliary import AuxiliaryData
 from anomalib_inctrl.data.episodes import EpisodeBatch
 from anomalib_inctrl.in_context_mixin import InContextMixin, Phase
 from anomalib_inctrl.losses import dice_loss, focal_loss
-from anomalib_inctrl.models.inctrl_v2.torch_model import InCTRLv2Model
+from anomalib_inctrl.models.inctrl_v2.torch_model import PATCH_SCALE, InCTRLv2Model
 from anomalib_inctrl.post_processing import Calibration
 from anomalib_inctrl.pre_processing import Geometry
 from anomalib_inctrl.reference_views import ReferenceViews
@@ -49,6 +49,7 @@ class InCTRLv2(InContextMixin, AnomalibModule):
         alpha (float): Weight of the largest patch residual in the image score, 0 to 1; the paper has 0.5.
         beta (float): Weight of the one-class map in the pixel map, 0 to 1; the paper has 0.75.
         patch_scale (float): Factor on the similarity of patches and text before the softmax; ours by choice.
+            AnomalyCLIP has 1 / 0.07 (arXiv 2310.18961), CLIP 100.
         adapter_per_block (bool): Whether every tapped block has an adapter of its own; ours by choice.
         branches (list[str] | None): Branches to train: ``"image"``, ``"discriminative"`` (DASL) and ``"one_class"``
             (OASL); ``None`` for all.
@@ -105,7 +106,7 @@ class InCTRLv2(InContextMixin, AnomalibModule):
         blocks: list[int] | None = None,
         alpha: float = 0.5,
         beta: float = 0.75,
-        patch_scale: float = 100.0,
+        patch_scale: float = PATCH_SCALE,
         adapter_per_block: bool = False,
         branches: list[str] | None = None,
         pixel_loss: bool = True,

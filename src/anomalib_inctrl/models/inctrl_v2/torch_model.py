@@ -19,6 +19,14 @@ if TYPE_CHECKING:
     from anomalib_inctrl.references import Context
 
 
+PATCH_SCALE = 1 / 0.07
+"""Factor on the similarities of patches and text, that of AnomalyCLIP (arXiv 2310.18961): not public, hence ours.
+
+CLIP's own, 100, saturates. Heads trained with it on generated categories have AUPRO 0.615 on held-out ones instead of
+0.627 (one seed), and find less on photographs.
+"""
+
+
 class InCTRLv2Explanation(NamedTuple):
     """Every intermediate result of InCTRLv2, all in ``[0, 1]``.
 
@@ -65,7 +73,9 @@ class PatchTextAdapter(nn.Module):
         reduction (int): Factor by which the bottleneck is narrower than the tokens.
     """
 
-    def __init__(self, width: int, embed_dim: int, adapters: int = 1, scale: float = 100.0, reduction: int = 4) -> None:
+    def __init__(
+        self, width: int, embed_dim: int, adapters: int = 1, scale: float = PATCH_SCALE, reduction: int = 4
+    ) -> None:
         super().__init__()
         self.scale = scale
         self.stages = nn.ModuleList(
@@ -118,7 +128,7 @@ class InCTRLv2Model(InContextModel):
             M_x, M_n or M_p the mixture of both. With none in use the model is training-free.
         alpha (float): Weight of the patch score in the image score, 0 to 1.
         beta (float): Weight of the one-class map in the pixel map, 0 to 1.
-        patch_scale (float): Factor on the similarities of patches and text; not public, see :class:`PatchTextAdapter`.
+        patch_scale (float): Factor on the similarities of patches and text; not public, see :data:`PATCH_SCALE`.
         adapter_per_block (bool): Whether every tapped block has an adapter of its own; not public.
         reference_views (str | None): See :class:`InContextModel`.
     """
@@ -136,7 +146,7 @@ class InCTRLv2Model(InContextModel):
         branches: Iterable[str] = (),
         alpha: float = 0.5,
         beta: float = 0.75,
-        patch_scale: float = 100.0,
+        patch_scale: float = PATCH_SCALE,
         *,
         adapter_per_block: bool = False,
         reference_views: ReferenceViews | None = None,
