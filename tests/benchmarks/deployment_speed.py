@@ -49,11 +49,12 @@ def build(backbone: str) -> InCTRLv2:
 def give_references(model: InCTRLv2, count: int) -> None:
     """Random features in the place of references; scores do not matter here."""
     torch_model, backbone = model.model, model.model.backbone
+    patches = torch_model.references.views * backbone.num_patches
     torch_model.references.clear()
     torch_model.references.extend(
         "object",
         ImageFeatures(
-            torch.randn(count, len(backbone.blocks), backbone.num_patches, backbone.width),
+            torch.randn(count, len(backbone.blocks), patches, backbone.width),
             torch.randn(count, backbone.embed_dim),
         ),
         torch_model.text_prototypes("object"),
