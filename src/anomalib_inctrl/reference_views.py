@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import product
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -12,7 +11,10 @@ if TYPE_CHECKING:
 
 ReferenceViews = Literal["none", "shifted", "turned"]
 
-_VIEWS = {"none": 1, "shifted": 4, "turned": 8}
+# What further views are: shifts down and to the right in halves of a patch; whether mirrored, then quarter turns.
+_SHIFTS = ((0, 1), (1, 0), (1, 1))
+_TURNS = ((False, 1), (False, 2), (False, 3), (True, 0), (True, 1), (True, 2), (True, 3))
+_FURTHER: dict[str, tuple] = {"none": (), "shifted": _SHIFTS, "turned": _TURNS}
 
 
 def count_views(views: ReferenceViews) -> int:
@@ -21,10 +23,10 @@ def count_views(views: ReferenceViews) -> int:
     Raises:
         ValueError: If there are no such views.
     """
-    if views not in _VIEWS:
-        msg = f"reference_views must be one of {list(_VIEWS)}, got {views!r}."
+    if views not in _FURTHER:
+        msg = f"reference_views must be one of {list(_FURTHER)}, got {views!r}."
         raise ValueError(msg)
-    return _VIEWS[views]
+    return 1 + len(_FURTHER[views])
 
 
 def further_views(pictures: np.ndarray, views: ReferenceViews, patch_size: tuple[int, int]) -> Iterator[np.ndarray]:
@@ -47,14 +49,13 @@ def further_views(pictures: np.ndarray, views: ReferenceViews, patch_size: tuple
         ValueError: If pictures are to be turned and are not square.
     """
     if views == "shifted":
-        for down, right in product(*((0, side // 2) for side in patch_size)):
-            if down or right:
-                yield np.pad(pictures, ((0, 0), (0, 0), (0, down), (0, right)), mode="edge")[..., down:, right:]
+        for downwards, rightwards in _SHIFTS:
+            down, right = downwards * (patch_size[0] // 2), rightwards * (patch_size[1] // 2)
+            yield np.pad(pictures, ((0, 0), (0, 0), (0, down), (0, right)), mode="edge")[..., down:, right:]
     if views == "turned":
         height, width = pictures.shape[-2:]
         if height != width:
             msg = f"reference_views='turned' takes a backbone of square images, not of {height} x {width} pixels."
             raise ValueError(msg)
-        for mirrored, turns in product((pictures, np.flip(pictures, -1)), range(4)):
-            if mirrored is not pictures or turns:
-                yield np.rot90(mirrored, turns, axes=(-2, -1))
+        for mirrored, turns in _TURNS:
+            yield np.rot90(np.flip(pictures, -1) if mirrored else pictures, turns, axes=(-2, -1))

@@ -61,8 +61,8 @@ class TextOnlyModel(InContextModel):
 
     @property
     def options(self) -> dict[str, Any]:
-        """What is set by hand and changes scores."""
-        return super().options | {"scale": self.scale}
+        """Numbers of the formula that are set by hand."""
+        return {"scale": self.scale}
 
     def encode(self, images: Tensor) -> ImageFeatures:
         """Encode preprocessed images ``(B, 3, H, W)`` as :class:`AlignedFeatures`."""
