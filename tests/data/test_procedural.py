@@ -12,7 +12,7 @@ from anomalib_inctrl import AuxiliaryData, ProceduralAD
 from anomalib_inctrl.data import generated
 from anomalib_inctrl.data.procedural import FAMILIES, GLOBAL_KINDS, LOCAL_KINDS, OTHER, Category, name_colour
 from anomalib_inctrl.data.procedural.damage import apply_damage, changed_mask
-from anomalib_inctrl.data.procedural.glyphs import Letter
+from anomalib_inctrl.data.procedural.glyphs import Handwriting, Letter
 from anomalib_inctrl.data.procedural.objects.manufactured import Gear
 
 SIDE = 64
@@ -75,6 +75,41 @@ def test_another_glyph_is_written_by_the_same_hand_on_the_same_ground():
     sibling = glyph.sibling(generator)
     assert sibling.word is not glyph.word
     assert all(getattr(sibling, f.name) is getattr(glyph, f.name) for f in fields(glyph) if f.name != "word")
+
+
+def test_handwriting_fills_its_box_and_leaves_rare_strokes_out():
+    generator = np.random.default_rng(2)
+    while len((written := Handwriting.sample(generator)).ways) < 2 or written.ways[1].common == 1:
+        pass
+    first, second = (stroke.points for stroke in written._written(generator, 400)[0][:2])
+    every = np.concatenate([stroke.points for stroke in written._written(generator, 400)[0]], axis=1)
+    sides = every.max(axis=1) - every.min(axis=1)
+    assert np.allclose(sides.max(axis=1), 2 * 0.85)
+    assert np.allclose(every.max(axis=1) + every.min(axis=1), 0)
+    absent = (second == first[:, :1]).all(axis=(1, 2))
+    assert absent.mean() == pytest.approx(1 - written.ways[1].common, abs=0.08)
+
+
+def test_the_same_people_write_another_character_sometimes_by_a_stroke():
+    generator = np.random.default_rng(3)
+    written = Handwriting.sample(generator)
+    kept = {"writers", "hand", "ink", "backdrop", "size"}
+    shared = []
+    for sibling in (written.sibling(generator) for _ in range(300)):
+        assert all(getattr(sibling, name) is getattr(written, name) for name in kept)
+        assert len(sibling.ways) == len(sibling.word[0])
+        shared.append(sum(any(stroke is own for own in written.word[0]) for stroke in sibling.word[0]))
+    assert set(shared) == {0, len(written.word[0]) - 1}
+    assert np.mean(np.array(shared) > 0) == pytest.approx(0.4, abs=0.1)
+
+
+def test_writers_differ_more_than_the_freest_hand():
+    generator = np.random.default_rng(4)
+    spreads = []
+    for _ in range(20):
+        (strokes,) = Handwriting.sample(generator)._written(generator, 100)
+        spreads += [stroke.points.std(axis=0).mean() for stroke in strokes]
+    assert np.mean(spreads) > 1.5 * 0.09  # the most that Hand moves a point
 
 
 def test_another_object_stands_in_the_same_place():

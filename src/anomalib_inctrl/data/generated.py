@@ -36,7 +36,7 @@ from anomalib_inctrl.data.procedural import FAMILIES, Category
 
 logger = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
 """Raised whenever the same settings give other pixels, so that folders of older versions are not reused."""
 
 METADATA = "procedural.json"

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _STEPS = 3  # straight pieces between two control points
+_FILLED = 0.85  # how far a character reaches
+_SIMILAR = 0.4  # how often a handwritten character's sibling has all strokes but one of it
 _LATTICE = np.linspace(-0.75, 0.75, 4)
 
 
@@ -35,7 +37,7 @@ class Stroke(NamedTuple):
     """One stroke of a character.
 
     Attributes:
-        points (np.ndarray): Control points ``(m, 2)`` in ``[-1, 1]``.
+        points (np.ndarray): Control points ``(m, 2)`` in ``[-1, 1]``, or ``(n, m, 2)``, other ones in each picture.
         smooth (bool): A curve through them, not straight pieces.
     """
 
@@ -107,7 +109,7 @@ def character(generator: np.random.Generator, lettered: bool) -> tuple[Stroke, .
     every = np.concatenate([stroke.points for stroke in strokes])
     low, high = every.min(0), every.max(0)
     half = max(float((high - low).max()) / 2, 0.3)
-    return tuple(Stroke((points - (low + high) / 2) * (0.85 / half), smooth) for points, smooth in strokes)
+    return tuple(Stroke((points - (low + high) / 2) * (_FILLED / half), smooth) for points, smooth in strokes)
 
 
 class Hand(NamedTuple):
@@ -180,7 +182,7 @@ def _write(
     width = column(hand.width * np.exp(hand.pressure * generator.normal(size=n)))
     pieces: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     for number, (points, smooth) in enumerate(strokes):
-        moved = points + hand.elastic * generator.normal(size=(n, *points.shape))
+        moved = points + hand.elastic * generator.normal(size=(n, *points.shape[-2:]))
         x, y = moved[..., 0] * np.exp(rise) - slant * moved[..., 1], moved[..., 1] * np.exp(fall)
         curve = np.stack([x, y], -1)
         curve = spline(curve, _STEPS) if smooth else curve
@@ -255,12 +257,12 @@ class Glyph(Family):
         steadiness: float,
         coarse: tuple[int, str] = (0, ""),
     ) -> Self:
-        """Draw all but the characters."""
+        """Draw all but the characters, of which there may be none as yet."""
         ink, backdrop = _colours(generator)
         angle = float(generator.choice([0, 0, 0, generator.uniform(-math.pi, math.pi)]))
         return cls(
             word,
-            Hand.sample(generator, steadiness, max(len(strokes) for strokes in word)),
+            Hand.sample(generator, steadiness, max((len(strokes) for strokes in word), default=2)),
             ink,
             backdrop,
             generator.uniform(0.55, 0.9),
@@ -297,7 +299,7 @@ class Glyph(Family):
         pose = Pose(
             drift * x, drift * y, self.angle + self.hand.turn * angle, (1 + grow * scale) * half * (1 - drift / 2)
         )
-        for index, strokes in enumerate(self.word):
+        for index, strokes in enumerate(self._written(generator, count)):
             chosen = np.where((letter == index) & (fault is not None), stroke, -1)
             at = pose.child((index - (letters - 1) / 2) * step / half, 0.0)
             accident = Accident(fault, chosen, place, shift)
@@ -309,6 +311,11 @@ class Glyph(Family):
         planes = weights @ np.moveaxis(np.concatenate([image, inside[..., None]], -1), -1, 1) @ weights.T
         planes = np.clip(planes, 0, 1)
         return Rendering(np.ascontiguousarray(np.moveaxis(planes[:, :3], 1, -1)), planes[:, 3])
+
+    def _written(self, generator: np.random.Generator, count: int) -> tuple[tuple[Stroke, ...], ...]:
+        """The characters of ``count`` pictures, before the hand moves them."""
+        del generator, count
+        return self.word
 
 
 def _colours(generator: np.random.Generator) -> tuple[Material, Backdrop]:
@@ -386,5 +393,147 @@ class Word(Glyph):
         return cls._of(generator, word, generator.uniform(0.3, 1))
 
 
-GLYPHS: tuple[type[Glyph], ...] = (Glyph, Letter, Scan, Word)
+class Writers(NamedTuple):
+    """How much the people differ who write a character.
+
+    Attributes:
+        proportion (float): Standard deviation of the logarithm of height to width.
+        slant (float): Of the shear.
+        turn (float): Of the angle, in radians.
+        bend (float): Of the coefficients of deformations of second order.
+        stroke (float): Of the logarithm of a stroke's length, of its direction in radians, and twice that of its shift.
+    """
+
+    proportion: float
+    slant: float
+    turn: float
+    bend: float
+    stroke: float
+
+    @classmethod
+    def sample(cls, generator: np.random.Generator) -> Writers:
+        """Draw how much."""
+        free = generator.uniform(0.3, 1.1)
+        return cls(0.3 * free, 0.3 * free, 0.12 * free, 0.16 * free, 0.12 * free)
+
+
+class Ways(NamedTuple):
+    """The ways in which people write a stroke.
+
+    Attributes:
+        points (np.ndarray): Control points of every way ``(w, m, 2)``.
+        common (float): Share of the people who write the stroke at all.
+    """
+
+    points: np.ndarray
+    common: float
+
+    @classmethod
+    def sample(cls, generator: np.random.Generator, stroke: Stroke, first: bool) -> Ways:
+        """Draw up to three ways of a stroke; the first one of a character is never left out."""
+        others = int(generator.choice([0, 0, 1, 2]))
+        apart = generator.choice([0.1, 0.2, 0.3]) * generator.normal(size=(others, *stroke.points.shape))
+        common = 1.0 if first else float(generator.choice([1, 1, 1, 0.8, 0.6]))
+        return cls(np.concatenate([stroke.points[None], stroke.points + apart]), common)
+
+
+_ONE_WRITER = Writers(0, 0, 0, 0, 0)
+
+
+@dataclass(frozen=True)
+class Handwriting(Glyph):
+    """A character as many people write it: in their proportions, bent and connected in their ways, filling its box.
+
+    Attributes:
+        ways (tuple[Ways, ...]): Of every stroke of the character.
+        writers (Writers): How much the people differ.
+    """
+
+    NOUNS: ClassVar = ("handwritten character", "letter", "digit", "handwriting")
+
+    ways: tuple[Ways, ...] = ()
+    writers: Writers = _ONE_WRITER
+
+    @classmethod
+    def sample(cls, generator: np.random.Generator) -> Self:
+        """Draw a character and its writers, and for every other category the few pixels of a scan."""
+        fine = generator.uniform() < 0.5
+        coarse = (0, "") if fine else _low_resolution(generator)
+        written = cls._of(generator, (), 1.0, coarse)
+        thinnest = 0.5 / (coarse[0] or 12)
+        hand = written.hand._replace(
+            width=float(np.clip(written.hand.width, thinnest, 0.16)),
+            pressure=generator.uniform(0.05, 0.35),
+            elastic=generator.uniform(0, 0.06),
+        )
+        size = generator.uniform(0.7, 0.9)
+        some = replace(written, hand=hand, size=size, angle=0.0, writers=Writers.sample(generator))
+        return some._writing(generator, _handwritten(generator))
+
+    def sibling(self, generator: np.random.Generator) -> Self:
+        """Let the same people write another character in the same ink: any, or this one with another stroke."""
+        strokes = _handwritten(generator)
+        if generator.uniform() >= _SIMILAR:
+            return self._writing(generator, strokes)
+        index = int(generator.integers(len(self.ways)))
+        other = Ways.sample(generator, strokes[0], first=index == 0)
+        kept, ways = list(self.word[0]), list(self.ways)
+        kept[index], ways[index] = strokes[0], other
+        return replace(self, word=(tuple(kept),), ways=tuple(ways))
+
+    def _writing(self, generator: np.random.Generator, strokes: tuple[Stroke, ...]) -> Self:
+        """Let the same people write a character, in ways that are drawn."""
+        ways = tuple(Ways.sample(generator, stroke, first=index == 0) for index, stroke in enumerate(strokes))
+        return replace(self, word=(strokes,), ways=ways)
+
+    def _written(self, generator: np.random.Generator, count: int) -> tuple[tuple[Stroke, ...], ...]:
+        """Draw a writer for each picture, and what that one writes."""
+        loose = self.writers.stroke
+        strokes: list[np.ndarray] = []
+        for variants, common in self.ways:
+            points = variants[generator.integers(len(variants), size=count)]
+            start = points[:, :1]
+            length = np.exp(loose * generator.normal(size=(count, 1, 1)))
+            angle = loose * generator.normal(size=count)
+            shift = 0.5 * loose * generator.normal(size=(count, 1, 2))
+            points = start + shift + length * (points - start) @ _rotations(angle)
+            left_out = generator.uniform(size=(count, 1, 1)) >= common
+            strokes.append(np.where(left_out, strokes[0][:, :1], points) if strokes else points)
+        moved = self._deformed(generator, np.concatenate(strokes, 1))
+        low, high = moved.min(1, keepdims=True), moved.max(1, keepdims=True)
+        half = np.maximum((high - low).max(-1, keepdims=True) / 2, 0.3)
+        moved = (moved - (low + high) / 2) * (_FILLED / half)
+        pieces = np.split(moved, np.cumsum([points.shape[1] for points in strokes])[:-1], axis=1)
+        return (tuple(Stroke(p, stroke.smooth) for p, stroke in zip(pieces, self.word[0], strict=True)),)
+
+    def _deformed(self, generator: np.random.Generator, points: np.ndarray) -> np.ndarray:
+        """Bend, stretch, slant and turn the whole of every picture's character ``(n, m, 2)``."""
+        writers, count = self.writers, len(points)
+        x, y = np.split(points, 2, axis=-1)
+        second = np.concatenate([x * x, x * y, y * y], -1)
+        points = points + second @ (writers.bend * generator.normal(size=(count, 3, 2)))
+        stretch, slant = generator.normal(size=(2, count))
+        stretch = np.exp(0.5 * writers.proportion * stretch)
+        affine = np.zeros((count, 2, 2))
+        affine[:, 0, 0], affine[:, 1, 1], affine[:, 1, 0] = 1 / stretch, stretch, -writers.slant * slant
+        return points @ affine @ _rotations(writers.turn * generator.normal(size=count))
+
+
+def _rotations(angles: np.ndarray) -> np.ndarray:
+    """Matrices ``(n, 2, 2)`` for points on their left."""
+    cosine, sine = np.cos(angles), np.sin(angles)
+    return np.stack([np.stack([cosine, sine], -1), np.stack([-sine, cosine], -1)], -2)
+
+
+def _handwritten(generator: np.random.Generator) -> tuple[Stroke, ...]:
+    """A character of up to three strokes."""
+    return character(generator, lettered=generator.uniform() < 0.65)[:3]
+
+
+def _low_resolution(generator: np.random.Generator) -> tuple[int, str]:
+    """Pixels and enlargement of a scan."""
+    return int(generator.integers(8, 29)), str(generator.choice(["nearest", "bilinear", "bicubic"]))
+
+
+GLYPHS: tuple[type[Glyph], ...] = (Glyph, Letter, Scan, Word, Handwriting)
 """The families of glyphs."""
