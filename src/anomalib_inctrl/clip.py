@@ -7,7 +7,7 @@ import hashlib
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import torch
 from safetensors.torch import load
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the customary name
 
 from anomalib_inctrl.prompts import prompt_ensemble
+from anomalib_inctrl.shape_tower import ShapeTower
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +27,7 @@ PatchAttention = Literal["self", "all"]
 
 EMBEDDED_BACKBONE = "inctrl-tiny"
 EMBEDDED_TRUNK = "inctrl-tiny-trunk"  # what it grows from in its pre-training; has no weights of its own
+SHAPES = "shapes."  # what the names of the convolutional tower's weights begin with in the embedded file
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -73,6 +75,9 @@ class ImageConvention(NamedTuple):
 class ClipBackbone(nn.Module):
     """Frozen image and text towers of an open_clip model with a plain vision transformer.
 
+    The embedded backbone has a small convolutional tower besides (:mod:`anomalib_inctrl.shape_tower`), whose output is
+    added to the image embedding.
+
     Args:
         name (str): open_clip architecture, or ``"inctrl-tiny"`` for the embedded one.
         pretrained (str | Path | None): open_clip tag or local file. ``None`` for random weights, the same every time.
@@ -94,6 +99,7 @@ class ClipBackbone(nn.Module):
     """
 
     visual: Any  # open_clip's VisionTransformer
+    shapes: ShapeTower | None
     text: _TextTower
 
     def __init__(
@@ -109,6 +115,7 @@ class ClipBackbone(nn.Module):
         _require_plain_vision_transformer(name, model.visual)
         self.name = name
         self.visual = model.visual
+        self.shapes = _create_shapes(model.visual.output_dim, random=random) if name == EMBEDDED_BACKBONE else None
         self.text = _TextTower(model)
         self.tokenizer = tokenizer_of(name)
         self.depth = len(self.visual.transformer.resblocks)
@@ -132,6 +139,11 @@ class ClipBackbone(nn.Module):
         return self.grid_size[0] * self.grid_size[1]
 
     @property
+    def image_towers(self) -> nn.ModuleList:
+        """What images pass through, all of the backbone but its text tower."""
+        return nn.ModuleList([self.visual] if self.shapes is None else [self.visual, self.shapes])
+
+    @property
     def patch_size(self) -> tuple[int, int]:
         """Height and width of a patch in pixels."""
         return self.image_size[0] // self.grid_size[0], self.image_size[1] // self.grid_size[1]
@@ -148,13 +160,14 @@ class ClipBackbone(nn.Module):
             images (Tensor): Preprocessed images ``(B, 3, H, W)`` of the backbone's own size.
 
         Returns:
-            ImageFeatures: Patch tokens of the tapped blocks, and an embedding equal to open_clip's ``encode_image``.
+            ImageFeatures: Patch tokens of the tapped blocks, and an embedding equal to open_clip's ``encode_image``,
+                to which the embedded backbone adds what its convolutional tower says.
 
         Raises:
             ValueError: If the images have another shape.
         """
         patches, tokens, _ = self._run(images)
-        return ImageFeatures(patches=patches, pooled=self._pool(tokens))
+        return ImageFeatures(patches=patches, pooled=self._pool(tokens, images))
 
     def encode_aligned(self, images: Tensor, attention: PatchAttention = "self") -> AlignedFeatures:
         """Run the vision tower once, and bring its patches into the joint space as well.
@@ -181,7 +194,7 @@ class ClipBackbone(nn.Module):
             mixed = tokens[:, 1:]
         else:
             mixed = _residual_block(last, before, before)[:, 1:]
-        return AlignedFeatures(patches, self._pool(tokens), F.normalize(self._project(mixed), dim=-1))
+        return AlignedFeatures(patches, self._pool(tokens, images), F.normalize(self._project(mixed), dim=-1))
 
     def _run(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Tapped patch tokens ``(B, L, N, W)``, the last block's output and its input, ``(B, 1 + N, W)``.
@@ -276,13 +289,21 @@ class ClipBackbone(nn.Module):
         tokens = torch.cat([class_token, patches], dim=1) + visual.positional_embedding.to(patches.dtype)
         return visual.ln_pre(tokens)
 
-    def _pool(self, tokens: Tensor) -> Tensor:
+    def _pool(self, tokens: Tensor, images: Tensor) -> Tensor:
         visual = self.visual
+        if self.shapes is not None:
+            return self._project(tokens[:, 0]) + self._embed_shapes(images)
         if visual.pool_type == "tok":
             return self._project(tokens[:, 0])
         if visual.final_ln_after_pool:
             return self._project(tokens[:, 1:].mean(dim=1))
         return self._project(tokens[:, 1:]).mean(dim=1)
+
+    def _embed_shapes(self, images: Tensor) -> Tensor:
+        """Run the convolutional tower in the precision of its weights, see :meth:`_project`."""
+        shapes = cast("ShapeTower", self.shapes)
+        with torch.autocast(images.device.type, enabled=False):
+            return shapes(images.to(shapes.proj.dtype))
 
     def _project(self, tokens: Tensor) -> Tensor:
         """Norm tokens and take them into the joint space, under autocast too in the precision of the weights.
@@ -474,8 +495,25 @@ def create_clip(name: str, pretrained: str | Path | None, *, random: bool = Fals
                 raise
             raise RuntimeError(_weights_help(name, source, error)) from error
     if name == EMBEDDED_BACKBONE and not random:
-        model.load_state_dict(load(embedded_file("safetensors").read_bytes()))
+        model.load_state_dict(_embedded_weights()[0])
     return model
+
+
+def _create_shapes(embed_dim: int, *, random: bool) -> ShapeTower:
+    """Build the embedded backbone's convolutional tower."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(_SEED)
+        shapes = ShapeTower(embed_dim)
+    if not random:
+        shapes.load_state_dict(_embedded_weights()[1])
+    return shapes
+
+
+def _embedded_weights() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Read the embedded weights: of open_clip's model, and of the convolutional tower."""
+    state = load(embedded_file("safetensors").read_bytes())
+    shapes = {name.removeprefix(SHAPES): state.pop(name) for name in list(state) if name.startswith(SHAPES)}
+    return state, shapes
 
 
 def embedded_file(kind: str) -> Traversable:

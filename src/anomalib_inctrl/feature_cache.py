@@ -101,7 +101,7 @@ class FeatureCache:
         Args:
             paths (Sequence[str]): Image files; their sizes may differ, and equal contents are encoded once.
             batch_size (int): Images encoded at once.
-            device (torch.device | None): Where to encode; the vision tower is brought there and back. ``None`` for
+            device (torch.device | None): Where to encode; the vision towers are brought there and back. ``None`` for
                 where it is.
             workers (int): Processes that read and preprocess images. 0 for this one.
 
@@ -128,7 +128,10 @@ class FeatureCache:
         batches: DataLoader = DataLoader(
             _Images(missing, self.transform), batch_size, num_workers=workers, generator=torch.Generator()
         )
-        with _placed(self.backbone.visual, device), tqdm(total=len(missing), desc="Features", unit="image") as progress:
+        with (
+            _placed(self.backbone.image_towers, device),
+            tqdm(total=len(missing), desc="Features", unit="image") as progress,
+        ):
             for digests, names, images in batches:
                 self._store(digests, names, self._encode(images))
                 progress.update(len(names))

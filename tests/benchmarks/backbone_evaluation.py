@@ -3,12 +3,14 @@
 Not a test: run ``python tests/benchmarks/backbone_evaluation.py``. This is the data that choices about the backbone are
 made on. No category is one that it was trained on, and ``DemoAD``, ``DigitsAD`` and ``FacesAD`` take nothing from the
 photographs. ``--weights`` takes a file that the pre-training wrote, ``--heads InCTRLv2:inctrl-tiny`` or
-``--heads InCTRL:heads.safetensors`` asks for the whole score of a model as well.
+``--heads InCTRL:heads.safetensors`` asks for the whole score of a model as well. ``--fonts`` takes files of handwriting
+fonts: a letter is a category then, its fonts are normal and other letters anomalous.
 """
 
 from __future__ import annotations
 
 import argparse
+import string
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
@@ -18,7 +20,7 @@ from typing import NamedTuple, get_args
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the customary name
 from torchmetrics.functional.classification import binary_auroc
@@ -121,6 +123,30 @@ def photographed_task(photograph: np.ndarray, size: int, generator: np.random.Ge
     return Task("photograph", pictures[0], {"local": pictures[1]}, np.stack(masks))
 
 
+def lettered(fonts: list[Path]) -> Iterator[Task]:
+    """Letters, white on black, filling their box, at the few pixels of a scan and at more."""
+    for pixels in (8, 28):
+        written = {c: np.stack([letter(font, c, pixels) for font in fonts]) for c in string.ascii_lowercase}
+        for draw in range(3):
+            generator = np.random.default_rng((9, draw))
+            for character, images in written.items():
+                others = [v[generator.permutation(len(v))[:3]] for c, v in written.items() if c != character]
+                drawn = images[generator.permutation(len(images))]
+                yield Task(f"letter of {pixels} pixels", drawn, {"other": np.concatenate(others)}, np.empty(0))
+
+
+def letter(font: Path, character: str, pixels: int) -> np.ndarray:
+    """Write a letter and scan it, ``(pixels, pixels, 3)``, ``uint8``."""
+    page = Image.new("L", (480, 480))
+    ImageDraw.Draw(page).text((120, 100), character, fill=255, font=ImageFont.truetype(font, 160))
+    ink = page.crop(page.getbbox())
+    side = int(1.15 * max(ink.size))
+    framed = Image.new("L", (side, side))
+    framed.paste(ink, ((side - ink.width) // 2, (side - ink.height) // 2))
+    scan = np.asarray(framed.resize((pixels, pixels), Image.Resampling.BOX))
+    return np.repeat(scan[..., None], 3, axis=-1)
+
+
 def prepare(backbone: ClipBackbone, pictures: np.ndarray) -> Tensor:
     """Bring pictures ``(M, S, S, 3)`` into the form that the backbone takes."""
     pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2)
@@ -171,6 +197,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", type=Path, help="file of the pre-training; the embedded weights without it")
     parser.add_argument("--heads", nargs="*", default=[], help="models and their heads, with a colon between")
+    parser.add_argument("--fonts", type=Path, nargs="*", default=[], help="handwriting, for letters; twenty or more")
     parser.add_argument("--views", choices=get_args(ReferenceViews), help="of references; the backbone's without it")
     options = parser.parse_args()
     if options.weights and options.heads:
@@ -180,9 +207,8 @@ def main() -> None:
         from safetensors.torch import load_file
 
         state = {name: value.float() for name, value in load_file(options.weights).items()}
-        backbone.visual.load_state_dict(
-            {name.removeprefix("visual."): value for name, value in state.items() if name.startswith("visual.")}
-        )
+        for name, tower in (("visual.", backbone.visual), ("shapes.", backbone.shapes)):
+            tower.load_state_dict({k.removeprefix(name): value for k, value in state.items() if k.startswith(name)})
     models = {}
     for heads in options.heads:
         name, _, file = heads.partition(":")
@@ -191,7 +217,7 @@ def main() -> None:
         models[heads] = built.model.eval()
     comparison = InCTRLModel(backbone, reference_views=options.views).eval()
     found: dict[str, list[float]] = defaultdict(list)
-    for tasks in (generated(), photographed()):
+    for tasks in (generated(), photographed(), lettered(options.fonts) if options.fonts else ()):
         for task in tasks:
             values = [evaluate(comparison, task)]
             values += [evaluate_heads(model, task, heads) for heads, model in models.items()]

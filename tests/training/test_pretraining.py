@@ -3,6 +3,7 @@
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812 - the customary name
@@ -35,7 +36,9 @@ from anomalib_inctrl.pretraining.readout import (
     whole_words,
 )
 from anomalib_inctrl.pretraining.schedule import PHASES, STEPS, phase_at, rate_at
+from anomalib_inctrl.pretraining.shapes import ShapeDataset, ShapeTraining, hand_held
 from anomalib_inctrl.scoring import abnormality_margin, class_probability, nearest_residuals
+from anomalib_inctrl.shape_tower import ShapeTower
 
 GROUPS, NORMALS, MEMBERS, BLOCKS, PATCHES, WIDTH, DIM = 3, 4, 6, 2, 9, 8, 5
 LABELS = (torch.arange(MEMBERS) >= NORMALS).expand(GROUPS, -1)
@@ -531,12 +534,60 @@ def test_siblings_repeat_by_seed_and_are_of_one_family(monkeypatch):
         data[5]
 
 
+def test_shapes_repeat_by_seed_and_a_camera_held_by_hand_moves_them():
+    data = ShapeDataset(12, seed=3, groups=3, normals=2)
+    batches = [data[step] for step in range(12)]
+    assert all(batch.shape == (3, 2, 3, 80, 80) and batch.dtype == torch.uint8 for batch in batches)
+    assert all(torch.equal(batch, data[step]) for step, batch in enumerate(batches[:3]))
+    with pytest.raises(IndexError):
+        data[12]
+    dot = torch.zeros(40, 3, 41, 41, dtype=torch.uint8)
+    dot[:, :, 18:23, 18:23] = 200
+    moved = hand_held(dot[None], np.random.default_rng(0))[0].float()
+    assert torch.equal(moved, hand_held(dot[None], np.random.default_rng(0))[0].float())
+    ink = (moved.mean(dim=1) - moved.mean(dim=1).amin(dim=(1, 2), keepdim=True)).flatten(1)
+    row = torch.arange(41.0).repeat_interleave(41)
+    centres = (ink * row).sum(dim=1) / ink.sum(dim=1)
+    assert centres.mean() == pytest.approx(20, abs=1)
+    assert 0.5 < centres.std() < 4.1 * 0.7  # at most a fifth of half a picture, evenly spread
+    levels = moved.amax(dim=(1, 2, 3))
+    assert levels.std() > 5  # exposed each on its own
+
+
+def test_the_convolutional_tower_learns_shapes_alone(grown):
+    backbone = copy.deepcopy(grown)
+    torch.manual_seed(0)
+    backbone.shapes = ShapeTower(backbone.embed_dim)
+    module = ShapeTraining(backbone, steps=30, seed=0)
+    module.log = lambda *args, **kwargs: None
+    trained = {name for name, p in module.named_parameters() if p.requires_grad}
+    assert trained == {name for name, _ in module.named_parameters()} - {"tower.proj"}
+    assert not any(p.requires_grad for p in backbone.visual.transformer.resblocks[0].parameters())
+    optimizer = module.configure_optimizers()["optimizer"]
+    for group in optimizer.param_groups:
+        group["lr"] = 3e-4
+    batch = ShapeDataset(1, seed=3, groups=4, normals=3)[0]
+    losses = []
+    for _ in range(8):
+        loss = module.training_step(batch, 0)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_a_readout_without_convolutional_tower_is_refused(grown):
+    with pytest.raises(ValueError, match="inctrl-tiny has no convolutional tower"):
+        align_readout(grown, [GroupDataset(1, side=112, groups=1, normals=2, anomalies=1)[0]], ["cat"])
+
+
 @pytest.mark.slow
 def test_a_run_broken_off_ends_as_one_that_was_not(tmp_path, monkeypatch):
     monkeypatch.setattr(job, "_EPOCH", 1)
     monkeypatch.setattr(job, "_READOUT_WORDS", 4)
     monkeypatch.setattr(job, "_LOOKED_AT", 2)
-    stages = {"steps": 4, "embedding_steps": 2, "full_size_steps": 2}
+    stages = {"steps": 4, "embedding_steps": 2, "full_size_steps": 2, "shape_steps": 2}
     small = stages | {"groups": 2, "normals": 2, "anomalies": 1, "siblings": 2, "processes": 1}
     job.pretrain(tmp_path / "broken", stop_after=3, **small)
     assert (tmp_path / "broken/before_last_phase.safetensors").is_file()
@@ -546,6 +597,9 @@ def test_a_run_broken_off_ends_as_one_that_was_not(tmp_path, monkeypatch):
     assert not (tmp_path / "broken/full_size.ckpt").is_file()
     job.pretrain(tmp_path / "broken", stop_after=7, **small)
     assert (tmp_path / "broken/full_size.ckpt").is_file()
+    assert not (tmp_path / "broken/shapes.ckpt").is_file()
+    job.pretrain(tmp_path / "broken", stop_after=9, **small)
+    assert (tmp_path / "broken/shapes.ckpt").is_file()
     assert not (tmp_path / "broken/inctrl-tiny.safetensors").is_file()
     broken = job.pretrain(tmp_path / "broken", **small)
     whole = job.pretrain(tmp_path / "whole", **small)
@@ -554,6 +608,7 @@ def test_a_run_broken_off_ends_as_one_that_was_not(tmp_path, monkeypatch):
     from safetensors.torch import load_file
 
     written = load_file(whole)
-    start = ClipBackbone("inctrl-tiny", random=True).visual.state_dict()
+    start = ClipBackbone("inctrl-tiny", random=True).state_dict()
     assert all(tensor.dtype == torch.half for tensor in written.values())
-    assert not torch.equal(written["visual.class_embedding"].float(), start["class_embedding"])
+    for name in ("visual.class_embedding", "shapes.stem.0.weight", "shapes.proj"):
+        assert not torch.equal(written[name].float(), start[name])

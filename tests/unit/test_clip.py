@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from anomalib_inctrl.clip import ClipBackbone, default_blocks, image_convention
+from anomalib_inctrl.shape_tower import ShapeTower
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,13 +91,37 @@ def test_the_embedded_backbone_is_open_clips(embedded_backbone: ClipBackbone):
     features = embedded_backbone.encode_image(images)
     assert len(outputs) == embedded_backbone.depth
     assert embedded_backbone.blocks == (3, 4, 5)
-    torch.testing.assert_close(features.pooled, pooled, rtol=1e-5, atol=1e-5)
+    shapes = embedded_backbone.shapes(images)  # of its convolutional tower
+    torch.testing.assert_close(features.pooled, pooled + shapes, rtol=1e-5, atol=1e-5)
+    assert shapes.norm() > 0.1 * pooled.norm()
+    torch.testing.assert_close(embedded_backbone.encode_aligned(images).pooled, features.pooled, rtol=1e-5, atol=1e-5)
     expected = torch.stack([outputs[block][:, 1:] for block in (3, 4, 5)], dim=1)
     torch.testing.assert_close(features.patches[:, :2], expected[:, :2], rtol=1e-5, atol=1e-5)
     averaged = features.patches[:, 2].unflatten(1, embedded_backbone.grid_size)  # over neighbourhoods
     grid = expected[:, 2].unflatten(1, embedded_backbone.grid_size)
     torch.testing.assert_close(averaged[:, 7, 3], grid[:, 6:9, 2:5].flatten(1, 2).mean(dim=1), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(averaged[:, 0, 19], grid[:, :2, 18:].flatten(1, 2).mean(dim=1), rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_convolutional_tower_sees_contrast_but_no_more_than_a_quarter_of_the_pixels():
+    torch.manual_seed(0)
+    tower = ShapeTower(32)
+    coarse = torch.randn(2, 3, 80, 80)
+    images = coarse.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    features = tower.features(images)
+    assert features.shape == (2, 144)
+    torch.testing.assert_close(features.norm(dim=1), torch.full((2,), 12.0), rtol=1e-4, atol=0)
+    torch.testing.assert_close(tower.features(coarse), features)
+    torch.testing.assert_close(tower(images), features @ tower.proj)
+    # Half of its input is the image brought to mean 0 and deviation 1, written out here.
+    seen: list[torch.Tensor] = []
+    hook = tower.stem.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    tower(images)
+    hook.remove()
+    mean, deviation = coarse.flatten(1).mean(1), coarse.flatten(1).std(1, correction=0)
+    expected = (coarse - mean[:, None, None, None]) / (deviation[:, None, None, None] + 0.05)
+    torch.testing.assert_close(seen[0], torch.cat([coarse, expected], dim=1))
 
 
 def test_sizes_come_from_the_architecture(register: Callable[..., str]):

@@ -7,6 +7,7 @@ from safetensors.torch import load
 from anomalib_inctrl import InCTRL, InCTRLv2
 from anomalib_inctrl.checkpoints import load_weights
 from anomalib_inctrl.clip import EMBEDDED_BACKBONE, ClipBackbone, embedded_file
+from anomalib_inctrl.data.procedural import FAMILIES
 from anomalib_inctrl.models.inctrl.torch_model import InCTRLModel
 from anomalib_inctrl.models.inctrl_v2.torch_model import InCTRLv2Model
 
@@ -16,9 +17,10 @@ BOTH = pytest.mark.parametrize("kind", [InCTRLModel, InCTRLv2Model], ids=lambda 
 def test_backbone_holds_the_file_in_half_precision():
     state = load(embedded_file("safetensors").read_bytes())
     assert all(tensor.dtype == torch.half for tensor in state.values())
-    towers = ClipBackbone(EMBEDDED_BACKBONE).visual.state_dict()
-    for name, tensor in towers.items():
-        assert torch.equal(tensor, state[f"visual.{name}"].float())
+    backbone = ClipBackbone(EMBEDDED_BACKBONE)
+    towers = backbone.visual.state_dict(prefix="visual.") | backbone.shapes.state_dict(prefix="shapes.")
+    assert all(torch.equal(tensor, state[name].float()) for name, tensor in towers.items())
+    assert {name for name in state if name.startswith(("visual.", "shapes."))} == towers.keys()
 
 
 def test_embedded_files_are_small():
@@ -39,8 +41,8 @@ def test_embedded_heads_put_every_branch_to_use_and_say_what_they_learned_from(k
     record = load_weights(model, EMBEDDED_BACKBONE)
     assert model.branches == model.BRANCHES.keys()
     assert record["licences"].keys() == {"ProceduralAD"}
-    assert len(record["trained_on"]) == 270
-    assert len(record["validated_on"]) == 30
+    assert len(record["trained_on"]) + len(record["validated_on"]) == 6 * len(FAMILIES)
+    assert len(record["validated_on"]) == round(0.1 * 6 * len(FAMILIES))
 
 
 @BOTH

@@ -15,14 +15,16 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from anomalib_inctrl.clip import EMBEDDED_BACKBONE, create_clip, image_convention
+from anomalib_inctrl.clip import EMBEDDED_BACKBONE, SHAPES, create_clip, image_convention
 from anomalib_inctrl.files import write_atomically
 from anomalib_inctrl.pretraining.embedding import EmbeddingTraining, SiblingDataset
 from anomalib_inctrl.pretraining.groups import GroupDataset, StepSampler
 from anomalib_inctrl.pretraining.growth import grow, resize
 from anomalib_inctrl.pretraining.readout import align_readout, whole_words
 from anomalib_inctrl.pretraining.schedule import PHASES, STEPS, first_step
+from anomalib_inctrl.pretraining.shapes import ShapeDataset, ShapeTraining
 from anomalib_inctrl.pretraining.training import Pretraining
+from anomalib_inctrl.shape_tower import ShapeTower
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,6 +42,7 @@ def pretrain(
     steps: int = STEPS,
     embedding_steps: int = 3000,
     full_size_steps: int = 600,
+    shape_steps: int = 3600,
     seed: int = 0,
     groups: int = 6,
     normals: int = 4,
@@ -52,16 +55,18 @@ def pretrain(
 ) -> Path:
     """Train inctrl-tiny from scratch on generated pictures, and write its weights for the wheel.
 
-    Started again with the same arguments, it goes on from its last checkpoint (one every 50 steps). There are three
+    Started again with the same arguments, it goes on from its last checkpoint (one every 50 steps). There are four
     stages: patches and texts, whose weights are the average of those before and after the last phase
-    (:func:`average_with`); on top of them, blocks for the image embedding alone; and these again on images of the
-    embedded backbone's full size, after which the stages before take theirs.
+    (:func:`average_with`); on top of them, blocks for the image embedding alone; these again on images of the
+    embedded backbone's full size; and the convolutional tower, which needs none of the others. At the end the
+    projections of both towers into the joint space are solved.
 
     Args:
         output: Folder for checkpoints, logs and ``inctrl-tiny.safetensors``.
         steps: Optimiser steps of the first stage, in multiples of 50.
         embedding_steps: Optimiser steps of the second stage, in multiples of 50.
         full_size_steps: Optimiser steps of the third stage, in multiples of 50.
+        shape_steps: Optimiser steps of the fourth stage, in multiples of 50.
         seed: Seed of the first weights, the pictures and the references.
         groups: Categories in a batch of the first stage.
         normals: Normal pictures of each category.
@@ -77,7 +82,7 @@ def pretrain(
     """
     seed_everything(seed)
     weights_file = output / "inctrl-tiny.safetensors"
-    ends = list(accumulate((steps, embedding_steps, full_size_steps)))
+    ends = list(accumulate((steps, embedding_steps, full_size_steps, shape_steps)))
     stop_after = ends[-1] if stop_after is None else stop_after
     module = Pretraining(steps, seed=seed, learning_rate=learning_rate, weights=weights)
     trunk = module.backbone
@@ -106,8 +111,16 @@ def pretrain(
         backbone, full_size_steps, seed + 1, _FULL_SIZE_RATE, scale=float(telling.scale.detach().exp())
     )
     families = SiblingDataset(full_size_steps * processes, seed + 2, size[0], siblings, normals)
-    rank = fit(telling, families, output / "full_size.ckpt", stop_after - ends[1], processes)
-    if rank == 0 and stop_after >= ends[2]:
+    fit(telling, families, output / "full_size.ckpt", min(stop_after, ends[2]) - ends[1], processes)
+    if stop_after < ends[2]:
+        return weights_file
+
+    seed_everything(seed)
+    backbone.shapes = ShapeTower(backbone.embed_dim)
+    shapes = ShapeDataset(shape_steps * processes, seed + 3)
+    trained = ShapeTraining(backbone, shape_steps, seed)
+    rank = fit(trained, shapes, output / "shapes.ckpt", stop_after - ends[2], processes)
+    if rank == 0 and stop_after >= ends[3]:
         words = whole_words(backbone, _READOUT_WORDS, torch.Generator().manual_seed(seed))
         unseen = GroupDataset(len(dataset), seed=seed + 1, side=size[0], **pictures)
         align_readout(backbone, map(unseen.__getitem__, range(min(_READOUT_BATCHES, len(unseen)))), words)
@@ -194,12 +207,13 @@ def average_with(module: LightningModule, path: Path) -> None:
 
 
 def write_weights(backbone: ClipBackbone, path: Path) -> None:
-    """Write both towers in half precision under open_clip's names."""
+    """Write all towers in half precision, those of open_clip's model under its names."""
     model = create_clip(EMBEDDED_BACKBONE, None, random=True)
     visual = {f"visual.{k}": v for k, v in backbone.visual.state_dict().items()}
     text = backbone.text.model.state_dict()
     model.load_state_dict(visual | dict(text))
-    state: dict[str, Tensor] = {k: v.half().contiguous() for k, v in model.state_dict().items()}
+    shapes = {} if backbone.shapes is None else backbone.shapes.state_dict(prefix=SHAPES)
+    state: dict[str, Tensor] = {k: v.half().contiguous() for k, v in (model.state_dict() | shapes).items()}
     write_atomically(path, save(state))
 
 

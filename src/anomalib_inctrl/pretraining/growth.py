@@ -43,6 +43,7 @@ def grow(trunk: ClipBackbone, pictures: Iterable[Tensor], generator: torch.Gener
     """
     backbone = ClipBackbone(EMBEDDED_BACKBONE, random=True)
     backbone.averaged_block = None  # tokens as they are
+    backbone.shapes = None  # trained by itself
     visual, old = backbone.visual, trunk.visual
     _grow_text(trunk, backbone, generator)
     _embed_brightness(old, visual)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -16,11 +17,13 @@ if TYPE_CHECKING:
 
     from anomalib_inctrl.clip import ClipBackbone
     from anomalib_inctrl.pretraining.groups import Groups
+    from anomalib_inctrl.shape_tower import ShapeTower
 
 _RIDGE = 1e-2  # of the mean variance within categories
 _DIRECTIONS = 24  # of the joint space in which the states of some word differ
 _STILL = 10.0  # weight of the image embeddings' second moments beside the patches' covariance
 _LOGIT_SCALE = 100.0  # CLIP's
+_SHAPES = 2.0  # length of what the convolutional tower says of an image, the class token's being 1
 _SHARE = 0.25  # of the log-odds; with all of them what little varies among images still counts too much
 
 
@@ -28,9 +31,9 @@ _SHARE = 0.25  # of the log-odds; with all of them what little varies among imag
 def align_readout(backbone: ClipBackbone, batches: Iterable[Groups], words: Sequence[str]) -> None:
     """Let images tell categories apart, patches normal from anomalous by the text, and images next to nothing of that.
 
-    What images are projected to is scaled so that those of one category vary alike in all directions (Fisher's
-    discriminant for categories). It is turned to where the captions of images are (:func:`turn_to`), which changes no
-    distance among images.
+    What images are projected to, by their class token and by the convolutional tower, is scaled so that those of one
+    category vary alike in all directions (Fisher's discriminant for categories). It is turned to where the captions of
+    images are (:func:`turn_to`), which changes no distance among images.
 
     Few images tell by themselves whether they are normal. What is left of their states is noise, and CLIP's factor 100
     makes it a large part of a training-free score. So the few directions of the joint space in which prompts of the two
@@ -39,32 +42,83 @@ def align_readout(backbone: ClipBackbone, batches: Iterable[Groups], words: Sequ
     of its log-odds.
 
     Args:
-        backbone (ClipBackbone): Its ``visual.proj`` is changed in place.
+        backbone (ClipBackbone): Its ``visual.proj`` and ``shapes.proj`` are changed in place.
         batches (Iterable[Groups]): Pictures to solve it on.
         words (Sequence[str]): Class names whose prompts span the directions, as many and as diverse as can be.
+
+    Raises:
+        ValueError: If the backbone has no convolutional tower.
     """
-    visual = backbone.visual
-    projection, visual.proj = visual.proj, None  # without it features are what the projection takes
-    try:
-        encoded = [(backbone.encode_aligned(backbone.from_pictures(b.images.flatten(0, 1))), b) for b in batches]
-    finally:
-        visual.proj = projection
-    patches = torch.cat([features.aligned.unflatten(0, b.labels.shape) for features, b in encoded])
-    images = torch.cat([features.pooled.unflatten(0, b.labels.shape) for features, b in encoded])
-    normals = int((~encoded[0][1].labels[0]).sum())
+    batches = list(batches)
+    patches, tokens, shapes = _encode(backbone, batches)
+    images = torch.cat([tokens, shapes], dim=-1)
+    normals = int((~batches[0].labels[0]).sum())
     directions, distance = state_directions(torch.stack([backbone.text_prototypes(word) for word in words]))
 
-    coordinates = torch.linalg.qr(projection.mT).R.mT  # as the projection has them, but for a rotation
-    coordinates = coordinates @ category_whitening(images[:, :normals] @ coordinates)
-    captions = backbone.encode_sentences([caption for _, b in encoded for caption in b.captions])
+    # Tokens as their projection has them, but for a rotation; shapes as they are.
+    projections = backbone.visual.proj, cast("ShapeTower", backbone.shapes).proj
+    parts = balance(
+        torch.linalg.qr(projections[0].mT).R.mT, tokens[:, :normals], torch.eye(shapes.shape[-1]), shapes[:, :normals]
+    )
+    coordinates = torch.block_diag(*parts)
+    captions = backbone.encode_sentences([caption for batch in batches for caption in batch.captions])
     shown = F.normalize(images[:, [0, -1]].flatten(0, 1) @ coordinates, dim=-1)
-    turned = coordinates @ turn_to(shown, captions, directions)
+    turned = (coordinates @ turn_to(shown, captions, directions)).split((tokens.shape[-1], shapes.shape[-1]))
 
-    coverage = torch.cat([b.coverage for _, b in encoded])
-    weights = still_discriminant(patches, coverage, F.normalize(images.flatten(0, 1), dim=-1))
-    length = (patches @ turned).norm(dim=-1).mean()
-    projection.copy_(turned + torch.outer(_SHARE * weights * length / (_LOGIT_SCALE * distance), directions[0]))
+    coverage = torch.cat([batch.coverage for batch in batches])
+    weights = still_discriminant(patches, coverage, F.normalize(tokens.flatten(0, 1), dim=-1))
+    length = (patches @ turned[0]).norm(dim=-1).mean()
+    telling = torch.outer(_SHARE * weights * length / (_LOGIT_SCALE * distance), directions[0])
+    projections[0].copy_(turned[0] + telling)
+    projections[1].copy_(turned[1])
     backbone.fingerprint = fingerprint(backbone)
+
+
+def _encode(backbone: ClipBackbone, batches: Sequence[Groups]) -> tuple[Tensor, Tensor, Tensor]:
+    """What the projections into the joint space take: of patches ``(G, M, N, W)``, class tokens and shapes.
+
+    Raises:
+        ValueError: If the backbone has no convolutional tower.
+    """
+    visual, tower = backbone.visual, backbone.shapes
+    if tower is None:
+        msg = f"{backbone.name} has no convolutional tower; the readout is solved after the training of all towers."
+        raise ValueError(msg)
+    projection, visual.proj, backbone.shapes = visual.proj, None, None
+    found: list[tuple[Tensor, ...]] = []
+    try:
+        for batch in batches:
+            pictures = backbone.from_pictures(batch.images.flatten(0, 1))
+            features = backbone.encode_aligned(pictures)
+            parts = features.aligned, features.pooled, tower.features(pictures)
+            found.append(tuple(part.unflatten(0, batch.labels.shape) for part in parts))
+    finally:
+        visual.proj, backbone.shapes = projection, tower
+    patches, tokens, shapes = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return patches, tokens, shapes
+
+
+def balance(tokens: Tensor, token_images: Tensor, shapes: Tensor, shape_images: Tensor) -> tuple[Tensor, Tensor]:
+    """Whiten what each tower says by itself, and let shapes count twice as much as tokens.
+
+    Args:
+        tokens (Tensor): Projection of class tokens to begin with, ``(V, V)``.
+        token_images (Tensor): Class tokens of normal images, ``(G, R, V)``.
+        shapes (Tensor): That of the convolutional tower, ``(S, S)``.
+        shape_images (Tensor): What it says of these images, ``(G, R, S)``.
+
+    Returns:
+        tuple[Tensor, Tensor]: Both projections, which together keep the mean length that tokens have alone.
+    """
+    whitened = tuple(
+        start @ category_whitening(images @ start) for start, images in ((tokens, token_images), (shapes, shape_images))
+    )
+    lengths = [
+        (images @ projection).norm(dim=-1).mean()
+        for images, projection in zip((token_images, shape_images), whitened, strict=True)
+    ]
+    total = math.hypot(1, _SHAPES)
+    return whitened[0] / total, whitened[1] * (_SHAPES / total * lengths[0] / lengths[1])
 
 
 def turn_to(images: Tensor, captions: Tensor, avoided: Tensor) -> Tensor:

@@ -1,0 +1,142 @@
+"""The stage of the pre-training that teaches shapes: categories of one family told apart, many at a time."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - the customary name
+from torch.utils.data import Dataset
+
+from anomalib_inctrl.data.procedural import Category
+from anomalib_inctrl.data.procedural.glyphs import Handwriting
+from anomalib_inctrl.pretraining.objective import category_loss, choose_references, prototype_distances
+from anomalib_inctrl.pretraining.optimization import adamw
+from anomalib_inctrl.pretraining.schedule import cycle_rate
+
+if TYPE_CHECKING:
+    from anomalib_inctrl.clip import ClipBackbone
+    from anomalib_inctrl.shape_tower import ShapeTower
+
+
+_KINDS = (0.35, 0.4, 0.25)  # shares of surfaces, objects and glyphs among the families
+_HANDWRITTEN = 0.4  # of the batches, in which normal pictures differ most from each other
+_UNRELATED = 0.12  # of the batches, in which categories are of any families
+_MOVED = 0.5  # of the batches, whose pictures are taken by hand
+_ZOOM, _TURN, _SHIFT = 0.22, 0.15, 0.2  # most of it: logarithm, radians, share of half a picture
+_CONTRAST, _BRIGHTNESS = 0.3, 30.0  # most of it: logarithm, 8-bit levels
+
+
+class ShapeDataset(Dataset[Tensor]):
+    """Batches by number of normal pictures of many categories, mostly of one family and in the same light and ink.
+
+    In half of the batches the camera is held by hand: every picture has its own place, size, turn and exposure.
+
+    Args:
+        steps (int): Number of batches.
+        seed (int): Seed of everything drawn.
+        side (int): Height and width of the pictures in pixels.
+        groups (int): Categories in a batch, ``G``.
+        normals (int): Pictures of each, ``R``.
+    """
+
+    def __init__(self, steps: int, seed: int = 0, side: int = 80, groups: int = 16, normals: int = 4) -> None:
+        self.steps, self.seed, self.side, self.groups, self.normals = steps, seed, side, groups, normals
+
+    def __len__(self) -> int:
+        """Count the batches."""
+        return self.steps
+
+    def __getitem__(self, step: int) -> Tensor:
+        """Draw a batch, ``(G, R, 3, H, W)``, ``uint8``."""
+        if not 0 <= step < self.steps:
+            raise IndexError(step)
+        generator = np.random.default_rng((self.seed, step))
+        kind, moved = generator.random(2)
+        first = Category.sample(generator, Handwriting if kind < _HANDWRITTEN else None, _KINDS)
+        categories = [first]
+        while len(categories) < self.groups:
+            unrelated = kind > 1 - _UNRELATED
+            other = (
+                Category.sample(generator, kinds=_KINDS)
+                if unrelated
+                else Category(first.family.sibling(generator), first.camera)
+            )
+            categories.append(other)
+        drawn = np.stack([category.draw_normal(generator, self.normals, self.side) for category in categories])
+        pictures = torch.from_numpy(drawn).permute(0, 1, 4, 2, 3).contiguous()
+        return hand_held(pictures, generator) if moved < _MOVED else pictures
+
+
+def hand_held(pictures: Tensor, generator: np.random.Generator) -> Tensor:
+    """Take every picture ``(..., 3, H, W)``, ``uint8``, from another place and with another exposure.
+
+    How much they differ is drawn for all of them together.
+    """
+    flat = pictures.flatten(0, -4).float()
+    strength = generator.uniform(0.2, 1)
+    drawn = torch.from_numpy(strength * generator.uniform(-1, 1, (6, len(flat)))).float()
+    size, angle = torch.exp(_ZOOM * drawn[0]), _TURN * drawn[1]
+    cosine, sine, shift = size * angle.cos(), size * angle.sin(), _SHIFT * drawn[2:4]
+    rows = [torch.stack([cosine, -sine, shift[0]], dim=1), torch.stack([sine, cosine, shift[1]], dim=1)]
+    grid = F.affine_grid(torch.stack(rows, dim=1), list(flat.shape), align_corners=False)
+    moved = F.grid_sample(flat, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    level = moved.mean(dim=(1, 2, 3), keepdim=True)
+    contrast, brightness = (d[:, None, None, None] for d in (torch.exp(_CONTRAST * drawn[4]), _BRIGHTNESS * drawn[5]))
+    exposed = (moved - level) * contrast + level + brightness
+    return exposed.round().clamp(0, 255).to(torch.uint8).unflatten(0, pictures.shape[:-3])
+
+
+class ShapeTraining(LightningModule):
+    """Trains the embedded backbone's convolutional tower alone, on pictures of the size that it reduces images to.
+
+    Args:
+        backbone (ClipBackbone): Its convolutional tower is trained in place.
+        steps (int): Number of optimiser steps.
+        seed (int): Seed of the references' draws.
+        learning_rate (float): The highest one.
+        weight_decay (float): Of the weight matrices.
+        scale (float): First factor on the cosines.
+    """
+
+    def __init__(
+        self,
+        backbone: ClipBackbone,
+        steps: int,
+        seed: int = 0,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 0.05,
+        scale: float = 10.0,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore="backbone")
+        self.tower = cast("ShapeTower", backbone.shapes)
+        self.tower.requires_grad_(requires_grad=True)
+        self.tower.proj.requires_grad = False  # solved at the end
+        self._from_pictures = backbone.from_pictures
+        self.scale = nn.Parameter(torch.tensor(math.log(scale)))
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        """Tell the batch's categories apart by their prototypes."""
+        del batch_idx
+        torch.manual_seed(hash((self.hparams["seed"], self.global_step, self.global_rank)))
+        groups, normals = batch.shape[:2]
+        described = self.tower.features(self._from_pictures(batch.flatten(0, 1)))
+        with torch.autocast(self.device.type, enabled=False):
+            described = described.float().unflatten(0, (groups, normals))
+            chosen = choose_references(torch.zeros(groups, normals, dtype=torch.bool), normals)
+            loss = category_loss(described, prototype_distances(described, chosen)[0], self.scale)
+        self.log("loss", loss, prog_bar=True, batch_size=1)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        """AdamW without decay on vectors, one cycle."""
+        options = self.hparams
+        return adamw(self, options["learning_rate"], options["weight_decay"], self._rate, faster=[self.scale])
+
+    def _rate(self, step: int) -> float:
+        return cycle_rate(step, self.hparams["steps"])
