@@ -115,7 +115,7 @@ class ClipBackbone(nn.Module):
         _require_plain_vision_transformer(name, model.visual)
         self.name = name
         self.visual = model.visual
-        self.shapes = _create_shapes(model.visual.output_dim, random=random) if name == EMBEDDED_BACKBONE else None
+        self.shapes = create_shapes(name, random=random)
         self.text = _TextTower(model)
         self.tokenizer = tokenizer_of(name)
         self.depth = len(self.visual.transformer.resblocks)
@@ -499,11 +499,18 @@ def create_clip(name: str, pretrained: str | Path | None, *, random: bool = Fals
     return model
 
 
-def _create_shapes(embed_dim: int, *, random: bool) -> ShapeTower:
-    """Build the embedded backbone's convolutional tower."""
+def create_shapes(name: str, *, random: bool = False) -> ShapeTower | None:
+    """Build the convolutional tower of a backbone; only the embedded one has any.
+
+    Args:
+        name (str): open_clip architecture or ``"inctrl-tiny"``.
+        random (bool): Leave it untrained.
+    """
+    if name != EMBEDDED_BACKBONE:
+        return None
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(_SEED)
-        shapes = ShapeTower(embed_dim)
+        shapes = ShapeTower(_model_config(name)["embed_dim"])
     if not random:
         shapes.load_state_dict(_embedded_weights()[1])
     return shapes

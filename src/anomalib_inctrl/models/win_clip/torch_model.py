@@ -9,7 +9,7 @@ from anomalib.models.image.winclip.prompting import create_prompt_ensemble
 from anomalib.models.image.winclip.torch_model import TEMPERATURE, WinClipModel
 from torchvision.transforms.v2 import Compose
 
-from anomalib_inctrl.clip import create_clip, tokenizer_of
+from anomalib_inctrl.clip import create_clip, create_shapes, tokenizer_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,6 +35,7 @@ class AnyBackboneWinClipModel(WinClipModel):
         self.apply_transform = False
         self.k_shot = 0
         self.clip = create_clip(backbone, pretrained)
+        self.shapes = create_shapes(backbone)
         self._transform = Compose([torch.nn.Identity()])
         self.tokenize = tokenizer_of(backbone)
         self.clip.visual.output_tokens = True
@@ -49,6 +50,14 @@ class AnyBackboneWinClipModel(WinClipModel):
         """Average the prompt ensembles of a class, in the words of this backbone's tokenizer."""
         ensembles = create_prompt_ensemble(class_name)
         self._text_embeddings = torch.stack([self.encode_sentences(e).mean(dim=0) for e in ensembles])
+
+    def encode_image(self, batch: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]:
+        """Embed images ``(B, 3, H, W)``, their windows and patches.
+
+        The embedded backbone's convolutional tower sees whole images and joins their embeddings alone.
+        """
+        images, windows, patches = super().encode_image(batch)
+        return images if self.shapes is None else images + self.shapes(batch), windows, patches
 
     def encode_sentences(self, sentences: Sequence[str]) -> torch.Tensor:
         """Embed sentences in the joint space: ``(number of sentences, D)``, of any length."""
