@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import zlib
 from abc import abstractmethod
 from collections import defaultdict
@@ -58,11 +59,12 @@ class EpisodicTrainingMixin(_Host):
         double_sigmoid: bool,
         rotate_embeddings: bool,
         stretch_embeddings: float,
+        decay_learning_rate: bool,
     ) -> None:
         if not stretch_embeddings >= 1:
             msg = f"stretch_embeddings is the largest factor, 1 for none or more, got {stretch_embeddings}."
             raise ValueError(msg)
-        self.learning_rate = learning_rate
+        self.learning_rate, self.decay_learning_rate = learning_rate, decay_learning_rate
         self.double_sigmoid = double_sigmoid
         self.rotate_embeddings, self.stretch_embeddings = rotate_embeddings, stretch_embeddings
         self._cache_root = feature_cache
@@ -160,6 +162,17 @@ class EpisodicTrainingMixin(_Host):
         parts = [part for branch in sorted(self._trained_branches) for part in self.model.BRANCHES[branch]]
         parameters = [p for part in parts for p in self.model.get_submodule(part).parameters()]
         return torch.optim.Adam(parameters, lr=self.learning_rate)
+
+    def _schedule(self, optimizer: torch.optim.Optimizer) -> Any:
+        """Let the learning rate fall to 0 along a line over all steps of the run, if it is to."""
+        if not self.decay_learning_rate:
+            return optimizer
+        steps = self.trainer.estimated_stepping_batches
+        if not math.isfinite(steps):
+            msg = "decay_learning_rate needs an end of the training: give the trainer max_epochs or max_steps."
+            raise ValueError(msg)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: max(0.0, 1 - step / steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     # ------------------------------------------------------------------------------------------------------ scores
     def explain_episodes(self, batch: EpisodeBatch) -> Any:

@@ -78,6 +78,7 @@ class InContextMixin(EpisodicTrainingMixin, _Host):
         double_sigmoid: bool,
         rotate_embeddings: bool = False,
         stretch_embeddings: float = 1.0,
+        decay_learning_rate: bool = False,
     ) -> None:
         """Check and keep the shared options. Precedes ``AnomalibModule.__init__``, whose hooks read them."""
         if phase not in {"few_shot", "train"}:
@@ -101,6 +102,7 @@ class InContextMixin(EpisodicTrainingMixin, _Host):
             double_sigmoid=double_sigmoid,
             rotate_embeddings=rotate_embeddings,
             stretch_embeddings=stretch_embeddings,
+            decay_learning_rate=decay_learning_rate,
         )
         self.reference_record: dict[str, Any] | None = None
         self._restored = False
@@ -156,9 +158,9 @@ class InContextMixin(EpisodicTrainingMixin, _Host):
         """In training, episodes are shared out by their own sampler and there is nothing to check for sanity."""
         return {"num_sanity_val_steps": 0, "use_distributed_sampler": False} if self.phase == "train" else {}
 
-    def configure_optimizers(self) -> torch.optim.Optimizer | None:
+    def configure_optimizers(self) -> Any:
         """Adam on the heads in training; else none, as no gradient step is taken."""
-        return self._optimizer() if self.phase == "train" else None
+        return self._schedule(self._optimizer()) if self.phase == "train" else None
 
     def val_dataloader(self) -> list:
         """Empty, so that a run on a plain folder, which has no validation data, skips validation."""

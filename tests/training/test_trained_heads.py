@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from anomalib.utils.serialization import anomalib_safe_globals
+from lightning import Callback
 from safetensors import safe_open
 
 from anomalib_inctrl.checkpoints import METADATA_KEY, load_weights, save_weights
@@ -43,6 +46,48 @@ def test_resuming_gives_the_same_weights(kit, name, trained, tmp_path, killed):
     difference = largest_difference(resumed.heads, trained.heads)
     assert difference < 1e-6
     assert resumed.losses.steps == trained.losses.steps[6:]
+
+
+class Rates(Callback):
+    """Remembers the learning rate of every step."""
+
+    def __init__(self) -> None:
+        self.steps: list[float] = []
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:
+        self.steps.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+class KeepFirst(Callback):
+    """Copies the checkpoint of the first epoch."""
+
+    def on_train_epoch_start(self, trainer, module) -> None:
+        if trainer.current_epoch == 1:
+            source = Path(trainer.default_root_dir, "weights/lightning/model.ckpt")
+            shutil.copy(source, source.with_name("first.ckpt"))
+
+
+def test_a_learning_rate_that_decays(kit, tmp_path):
+    """To 0 at the end of the whole run, from where it was when a run is gone on with."""
+    options = {"decay_learning_rate": True, "learning_rate": 0.06}
+    rates, resumed = Rates(), Rates()
+
+    def fit(model, folder, **arguments):
+        return kit.fit(model, folder, data=kit.data_without_validation(), epochs=2, **arguments)
+
+    run = fit(kit.build("InCTRL", **options), tmp_path / "whole", callbacks=[rates, KeepFirst()])
+    assert rates.steps == pytest.approx([0.06, 0.05, 0.04, 0.03, 0.02, 0.01])
+
+    model, first = kit.build("InCTRL", seed=1, **options), run.checkpoint.with_name("first.ckpt")
+    again = fit(model, tmp_path / "resumed", callbacks=[resumed], ckpt_path=first)
+    assert resumed.steps == pytest.approx([0.03, 0.02, 0.01])
+    assert all(torch.equal(value, again.heads[key]) for key, value in run.heads.items())
+
+
+def test_a_learning_rate_that_decays_needs_an_end(kit, tmp_path):
+    model = kit.build("InCTRL", decay_learning_rate=True)
+    with pytest.raises(ValueError, match="max_epochs or max_steps"):
+        kit.fit(model, tmp_path, data=kit.data_without_validation(), epochs=-1)
 
 
 def test_the_checkpoint_records_the_training(trained):

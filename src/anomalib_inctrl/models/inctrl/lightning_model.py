@@ -55,6 +55,8 @@ class InCTRL(InContextMixin, AnomalibModule):
         stretch_embeddings (float): Stretch the image embeddings of every episode by a random factor from 1 to this, in
             training, before the image branch sees them: normal images of other categories can lie farther apart than
             those of auxiliary ones. 1 for none. Ours; the papers do not.
+        decay_learning_rate (bool): Let the learning rate fall to 0 along a line over the whole training. Ours; the
+            published code keeps it.
         sort_patches (bool): Train phi on residuals in descending order instead of by place, so that what it learns of
             large and of many residuals holds for things of any shape. Loaded weights bring their own. Ours.
         reference_views (str | None): Views of the references whose patches join theirs: ``"shifted"`` by half a patch
@@ -99,6 +101,7 @@ class InCTRL(InContextMixin, AnomalibModule):
         double_sigmoid: bool = False,
         rotate_embeddings: bool = False,
         stretch_embeddings: float = 1.0,
+        decay_learning_rate: bool = False,
         sort_patches: bool = False,
         reference_views: ReferenceViews | None = None,
         geometry: Geometry = "crop",
@@ -123,6 +126,7 @@ class InCTRL(InContextMixin, AnomalibModule):
             double_sigmoid=double_sigmoid,
             rotate_embeddings=rotate_embeddings,
             stretch_embeddings=stretch_embeddings,
+            decay_learning_rate=decay_learning_rate,
         )
         self._trained_branches = list(InCTRLModel.BRANCHES)
         super().__init__(
