@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -58,15 +56,6 @@ class Rates(Callback):
         self.steps.append(trainer.optimizers[0].param_groups[0]["lr"])
 
 
-class KeepFirst(Callback):
-    """Copies the checkpoint of the first epoch."""
-
-    def on_train_epoch_start(self, trainer, module) -> None:
-        if trainer.current_epoch == 1:
-            source = Path(trainer.default_root_dir, "weights/lightning/model.ckpt")
-            shutil.copy(source, source.with_name("first.ckpt"))
-
-
 def test_a_learning_rate_that_decays(kit, tmp_path):
     """To 0 at the end of the whole run, from where it was when a run is gone on with."""
     options = {"decay_learning_rate": True, "learning_rate": 0.06}
@@ -75,11 +64,11 @@ def test_a_learning_rate_that_decays(kit, tmp_path):
     def fit(model, folder, **arguments):
         return kit.fit(model, folder, data=kit.data_without_validation(), epochs=2, **arguments)
 
-    run = fit(kit.build("InCTRL", **options), tmp_path / "whole", callbacks=[rates, KeepFirst()])
+    run = fit(kit.build("InCTRL", **options), tmp_path / "whole", callbacks=[rates, kit.KeepCheckpoint(1)])
     assert rates.steps == pytest.approx([0.06, 0.05, 0.04, 0.03, 0.02, 0.01])
 
-    model, first = kit.build("InCTRL", seed=1, **options), run.checkpoint.with_name("first.ckpt")
-    again = fit(model, tmp_path / "resumed", callbacks=[resumed], ckpt_path=first)
+    model, killed = kit.build("InCTRL", seed=1, **options), run.checkpoint.with_name("killed.ckpt")
+    again = fit(model, tmp_path / "resumed", callbacks=[resumed], ckpt_path=killed)
     assert resumed.steps == pytest.approx([0.03, 0.02, 0.01])
     assert all(torch.equal(value, again.heads[key]) for key, value in run.heads.items())
 
