@@ -59,14 +59,19 @@ class EpisodicTrainingMixin(_Host):
         double_sigmoid: bool,
         rotate_embeddings: bool,
         stretch_embeddings: float,
+        scatter_embeddings: float,
         decay_learning_rate: bool,
     ) -> None:
         if not stretch_embeddings >= 1:
             msg = f"stretch_embeddings is the largest factor, 1 for none or more, got {stretch_embeddings}."
             raise ValueError(msg)
+        if not scatter_embeddings >= 0:
+            msg = f"scatter_embeddings is a share of their lengths, 0 for none or more, got {scatter_embeddings}."
+            raise ValueError(msg)
         self.learning_rate, self.decay_learning_rate = learning_rate, decay_learning_rate
         self.double_sigmoid = double_sigmoid
         self.rotate_embeddings, self.stretch_embeddings = rotate_embeddings, stretch_embeddings
+        self.scatter_embeddings = scatter_embeddings
         self._cache_root = feature_cache
         self._pairs: PairResiduals | None = None
         self.training_record: dict[str, Any] | None = None
@@ -140,17 +145,28 @@ class EpisodicTrainingMixin(_Host):
         data lie.
         """
         drawn: Any
-        rotation = factors = None
+        rotation = factors = noise = None
         if self.rotate_embeddings:
             width = self.model.backbone.embed_dim
             drawn = torch.randn(width, width, generator=torch.Generator().manual_seed(self.global_step))
             rotation = torch.linalg.qr(drawn).Q.to(self.device, self.dtype)
+        episodes = zip(batch.category, batch.image_path, strict=True)
+        seeds = [zlib.crc32(f"{self.global_step} {name} {Path(path).parts[-3:]}".encode()) for name, path in episodes]
         if self.stretch_embeddings > 1:
-            episodes = zip(batch.category, batch.image_path, strict=True)
-            names = [f"{self.global_step} {category} {Path(path).parts[-3:]}" for category, path in episodes]
-            drawn = self.stretch_embeddings ** torch.tensor([zlib.crc32(name.encode()) / 2**32 for name in names])
+            drawn = self.stretch_embeddings ** torch.tensor([seed / 2**32 for seed in seeds])
             factors = drawn.to(self.device, self.dtype)
-        return Distortion(rotation, factors)
+        if self.scatter_embeddings > 0:
+            noise = self._draw_noise(seeds, 1 + len(batch.reference_paths[0])).to(self.device, self.dtype)
+        return Distortion(rotation, factors, noise)
+
+    def _draw_noise(self, seeds: list[int], images: int) -> Tensor:
+        """Draw directions for the images of every episode, as long as that episode scatters: ``(B, images, D)``."""
+        drawn = []
+        for seed in seeds:
+            generator = torch.Generator().manual_seed(seed)
+            directions = F.normalize(torch.randn(images, self.model.backbone.embed_dim, generator=generator), dim=-1)
+            drawn.append(self.scatter_embeddings * torch.rand(1, generator=generator) * directions)
+        return torch.stack(drawn)
 
     def _train_only_what_is_used(self) -> None:
         """Take the gradient from branches that are not trained; processes would wait for it in vain."""

@@ -110,13 +110,19 @@ class Distortion(NamedTuple):
     Attributes:
         rotation (Tensor | None): Orthogonal matrix ``(D, D)``.
         factors (Tensor | None): Of the embeddings of every episode, ``(B,)``, positive.
+        noise (Tensor | None): What is added to a query and to each of its references, as shares of their lengths,
+            ``(B, 1 + K, D)``.
     """
 
     rotation: Tensor | None = None
     factors: Tensor | None = None
+    noise: Tensor | None = None
 
     def __call__(self, embeddings: Tensor) -> Tensor:
         """Distort the embeddings of queries ``(B, D)`` or of their references ``(B, K, D)``."""
+        if self.noise is not None:
+            noise = self.noise[:, 0] if embeddings.ndim == 2 else self.noise[:, 1:]
+            embeddings = embeddings + embeddings.norm(dim=-1, keepdim=True) * noise
         if self.rotation is not None:
             embeddings = embeddings @ self.rotation
         if self.factors is not None:

@@ -78,6 +78,7 @@ class InContextMixin(EpisodicTrainingMixin, _Host):
         double_sigmoid: bool,
         rotate_embeddings: bool = False,
         stretch_embeddings: float = 1.0,
+        scatter_embeddings: float = 0.0,
         decay_learning_rate: bool = False,
     ) -> None:
         """Check and keep the shared options. Precedes ``AnomalibModule.__init__``, whose hooks read them."""
@@ -102,6 +103,7 @@ class InContextMixin(EpisodicTrainingMixin, _Host):
             double_sigmoid=double_sigmoid,
             rotate_embeddings=rotate_embeddings,
             stretch_embeddings=stretch_embeddings,
+            scatter_embeddings=scatter_embeddings,
             decay_learning_rate=decay_learning_rate,
         )
         self.reference_record: dict[str, Any] | None = None

@@ -78,7 +78,9 @@ def test_the_loss_of_the_image_score_is_inctrls(kit):
     assert terms["image_score"] != terms["image"]
 
 
-@pytest.mark.parametrize("options", [{"rotate_embeddings": True}, {"stretch_embeddings": 4.0}])
+@pytest.mark.parametrize(
+    "options", [{"rotate_embeddings": True}, {"stretch_embeddings": 4.0}, {"scatter_embeddings": 0.5}]
+)
 def test_a_distortion_reaches_the_image_branch_alone(kit, name, options):
     model = kit.build(name, feature_cache=None, **options)
     batch = kit.batch(model)
@@ -100,18 +102,20 @@ def test_a_distortion_reaches_the_image_branch_alone(kit, name, options):
 def test_a_rotation_keeps_distances_and_is_the_same_in_all_processes(kit):
     model = kit.build("InCTRLv2", feature_cache=None, rotate_embeddings=True)
     batch = kit.batch(model)
-    rotation, factors = model._draw_distortion(batch)
+    rotation, factors, noise = model._draw_distortion(batch)
     width = model.model.backbone.embed_dim
     torch.testing.assert_close(rotation @ rotation.T, torch.eye(width), atol=1e-5, rtol=0)
     assert torch.equal(rotation, model._draw_distortion(batch).rotation)
     assert factors is None
+    assert noise is None
 
 
 def test_a_stretch_is_of_the_episode_whoever_has_it(kit):
     model = kit.build("InCTRLv2", feature_cache=None, stretch_embeddings=4.0)
     batch = kit.batch(model)
-    rotation, factors = model._draw_distortion(batch)
+    rotation, factors, noise = model._draw_distortion(batch)
     assert rotation is None
+    assert noise is None
     assert factors.shape == (len(batch),)
     assert ((factors >= 1) & (factors <= 4)).all()
     assert len(set(factors.tolist())) == len(set(batch.image_path)) > 1
@@ -130,9 +134,38 @@ def test_a_stretch_below_one_is_refused(kit):
         kit.build("InCTRLv2", stretch_embeddings=0.5)
 
 
+def test_a_scatter_moves_every_image_of_an_episode_by_itself_whoever_has_it(kit):
+    model = kit.build("InCTRLv2", feature_cache=None, scatter_embeddings=0.3)
+    batch = kit.batch(model)
+    rotation, factors, noise = model._draw_distortion(batch)
+    assert rotation is factors is None
+    count = len(batch.reference_paths[0])
+    assert noise.shape == (len(batch), 1 + count, model.model.backbone.embed_dim)
+    lengths = noise.norm(dim=-1)
+    torch.testing.assert_close(lengths, lengths[:, :1].expand_as(lengths))  # an episode scatters as a whole
+    assert ((lengths >= 0) & (lengths <= 0.3)).all()
+    assert len(set(lengths[:, 0].tolist())) == len(set(batch.image_path)) > 1
+    cosines = torch.nn.functional.cosine_similarity(noise[:, :1], noise[:, 1:], dim=-1)
+    assert cosines.abs().max() < 0.5  # in directions of their own
+    embeddings, references = torch.randn(len(batch), noise.shape[-1]), torch.randn(len(batch), *noise.shape[1:])[:, 1:]
+    scattered = Distortion(noise=noise)
+    moved = (scattered(embeddings) - embeddings).norm(dim=-1) / embeddings.norm(dim=-1)
+    torch.testing.assert_close(moved, lengths[:, 0], rtol=1e-4, atol=1e-5)
+    moved = (scattered(references) - references).norm(dim=-1) / references.norm(dim=-1)
+    torch.testing.assert_close(moved, lengths[:, 1:], rtol=1e-4, atol=1e-5)
+    for paths in (batch.image_path, batch.category):
+        paths.reverse()
+    assert torch.equal(model._draw_distortion(batch).noise, noise.flip(0))
+
+
+def test_a_negative_scatter_is_refused(kit):
+    with pytest.raises(ValueError, match="scatter_embeddings is a share of their lengths"):
+        kit.build("InCTRLv2", scatter_embeddings=-0.1)
+
+
 def test_without_the_options_nothing_is_distorted(kit, name):
     model = kit.build(name, feature_cache=None)
-    assert model._draw_distortion(kit.batch(model)) == (None, None)
+    assert model._draw_distortion(kit.batch(model)) == (None, None, None)
 
 
 def test_the_normal_stream_changes_the_one_class_branch_alone(kit):

@@ -55,6 +55,9 @@ class InCTRL(InContextMixin, AnomalibModule):
         stretch_embeddings (float): Stretch the image embeddings of every episode by a random factor from 1 to this, in
             training, before the image branch sees them: normal images of other categories can lie farther apart than
             those of auxiliary ones. 1 for none. Ours; the papers do not.
+        scatter_embeddings (float): Move the image embeddings of a query and of its references, each in a direction of
+            its own, by up to this share of their lengths, in training: normal images of other categories can differ in
+            more ways than those of auxiliary ones. 0 for none. Ours; the papers do not.
         decay_learning_rate (bool): Let the learning rate fall to 0 along a line over the whole training. Ours; the
             published code keeps it.
         sort_patches (bool): Train phi on residuals in descending order instead of by place, so that what it learns of
@@ -101,6 +104,7 @@ class InCTRL(InContextMixin, AnomalibModule):
         double_sigmoid: bool = False,
         rotate_embeddings: bool = False,
         stretch_embeddings: float = 1.0,
+        scatter_embeddings: float = 0.0,
         decay_learning_rate: bool = False,
         sort_patches: bool = False,
         reference_views: ReferenceViews | None = None,
@@ -126,6 +130,7 @@ class InCTRL(InContextMixin, AnomalibModule):
             double_sigmoid=double_sigmoid,
             rotate_embeddings=rotate_embeddings,
             stretch_embeddings=stretch_embeddings,
+            scatter_embeddings=scatter_embeddings,
             decay_learning_rate=decay_learning_rate,
         )
         self._trained_branches = list(InCTRLModel.BRANCHES)

@@ -65,6 +65,9 @@ class InCTRLv2(InContextMixin, AnomalibModule):
         stretch_embeddings (float): Stretch the image embeddings of every episode by a random factor from 1 to this, in
             training, before the image branch sees them: normal images of other categories can lie farther apart than
             those of auxiliary ones. 1 for none. Ours; the papers do not.
+        scatter_embeddings (float): Move the image embeddings of a query and of its references, each in a direction of
+            its own, by up to this share of their lengths, in training: normal images of other categories can differ in
+            more ways than those of auxiliary ones. 0 for none. Ours; the papers do not.
         decay_learning_rate (bool): Let the learning rate fall to 0 along a line over the whole training. Ours; the
             published code keeps it.
         image_score_loss (bool): Add the focal loss of s_I itself, as InCTRL has it (arXiv 2403.06495, equation 9).
@@ -117,6 +120,7 @@ class InCTRLv2(InContextMixin, AnomalibModule):
         double_sigmoid: bool = False,
         rotate_embeddings: bool = False,
         stretch_embeddings: float = 1.0,
+        scatter_embeddings: float = 0.0,
         decay_learning_rate: bool = False,
         image_score_loss: bool = False,
         reference_views: ReferenceViews | None = None,
@@ -142,6 +146,7 @@ class InCTRLv2(InContextMixin, AnomalibModule):
             double_sigmoid=double_sigmoid,
             rotate_embeddings=rotate_embeddings,
             stretch_embeddings=stretch_embeddings,
+            scatter_embeddings=scatter_embeddings,
             decay_learning_rate=decay_learning_rate,
         )
         self._trained_branches = trained_branches(branches, pixel_loss=pixel_loss)
