@@ -196,6 +196,20 @@ class ClipBackbone(nn.Module):
             mixed = _residual_block(last, before, before)[:, 1:]
         return AlignedFeatures(patches, self._pool(tokens, images), F.normalize(self._project(mixed), dim=-1))
 
+    def encode_patches(self, images: Tensor) -> Tensor:
+        """Patch tokens of the tapped blocks alone, ``(B, L, N, W)``: what comes after them is not computed."""
+        tokens = self._embed(images)
+        taps = []
+        for index, block in enumerate(self.visual.transformer.resblocks[: self.blocks[-1] + 1]):
+            tokens = _residual_block(block, tokens, tokens)
+            if index in self.blocks:
+                taps.append(self._tap(index, tokens))
+        return torch.stack(taps, dim=1)
+
+    def _tap(self, index: int, tokens: Tensor) -> Tensor:
+        averaged = index == self.averaged_block
+        return neighbourhood_mean(tokens[:, 1:], self.grid_size) if averaged else tokens[:, 1:]
+
     def _run(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Tapped patch tokens ``(B, L, N, W)``, the last block's output and its input, ``(B, 1 + N, W)``.
 
@@ -208,8 +222,7 @@ class ClipBackbone(nn.Module):
             before = tokens
             tokens = _residual_block(block, tokens, tokens[:, :1] if only_class_token else tokens)
             if index in self.blocks:
-                averaged = index == self.averaged_block
-                taps.append(neighbourhood_mean(tokens[:, 1:], self.grid_size) if averaged else tokens[:, 1:])
+                taps.append(self._tap(index, tokens))
         return torch.stack(taps, dim=1), tokens, before
 
     def encode_sentences(self, sentences: Sequence[str]) -> Tensor:

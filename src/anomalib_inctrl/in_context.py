@@ -292,7 +292,7 @@ class InContextModel(nn.Module, ABC):
         """Patches ``(K, L, N, W)`` of every further view of references, which are 8-bit images ``(K, 3, H, W)``."""
         for view in further_views(pictures.cpu().numpy(), self.reference_views, self.backbone.patch_size):
             images = torch.from_numpy(view.copy()).to(pictures.device)
-            yield self.encode(self.backbone.from_pictures(images)).patches
+            yield self.backbone.encode_patches(self.backbone.from_pictures(images))
 
     def text_prototypes(self, class_name: str) -> Tensor:
         """Text prototypes of a class, ``(2, D)``, encoded once."""

@@ -4,7 +4,8 @@ Not a test: run ``python tests/benchmarks/backbone_evaluation.py``. This is the 
 made on. No category is one that it was trained on, and ``DemoAD``, ``DigitsAD`` and ``FacesAD`` take nothing from the
 photographs. ``--weights`` takes a file that the pre-training wrote, ``--heads InCTRLv2:inctrl-tiny`` or
 ``--heads InCTRL:heads.safetensors`` asks for the whole score of a model as well. ``--fonts`` takes files of handwriting
-fonts: a letter is a category then, its fonts are normal and other letters anomalous.
+fonts: a letter is a category then, its fonts are normal and other letters anomalous. ``--textures`` takes photographs
+of surfaces, each of which is a category; damage is of the kinds that ``DemoAD`` has.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from torchvision.transforms.v2.functional import InterpolationMode, resize
 
 import anomalib_inctrl
 from anomalib_inctrl.clip import EMBEDDED_BACKBONE, ClipBackbone
+from anomalib_inctrl.data.defects import KINDS, add_defect
+from anomalib_inctrl.data.defects import resize as enlarge
 from anomalib_inctrl.data.procedural import FAMILIES, GLOBAL_KINDS, LOCAL_KINDS, OTHER, Category
 from anomalib_inctrl.data.procedural.damage import apply_damage
 from anomalib_inctrl.data.procedural.glyphs import GLYPHS
@@ -123,6 +126,38 @@ def photographed_task(photograph: np.ndarray, size: int, generator: np.random.Ge
     return Task("photograph", pictures[0], {"local": pictures[1]}, np.stack(masks))
 
 
+def textured(files: list[Path]) -> Iterator[Task]:
+    """Parts of surfaces, fine and blurred or large and sharp: references of the left half, all others of the right."""
+    for number, file in enumerate(files):
+        surface = np.asarray(Image.open(file).convert("RGB"))
+        for name, share in (("fine texture", None), ("texture", 0.33)):
+            generator = np.random.default_rng((57, number, share is None))
+            shorter = min(surface.shape[:2])
+            side = (64 if shorter >= 500 else 48) if share is None else max(64, int(share * shorter))
+            cuts = [texture_cut(surface, side, half, generator) for half in [0] * REFERENCES + [1] * 18]
+            damaged = []
+            for index in range(4 * len(KINDS)):
+                clean = cuts[REFERENCES + index % 18]
+                try:
+                    damaged.append(
+                        add_defect(clean, KINDS[index // 4], generator, SIDE, opacity=generator.uniform(0.35, 0.8))
+                    )
+                except RuntimeError:  # it does not show
+                    continue
+            if damaged:
+                normal = np.stack([enlarge(cut, SIDE) for cut in cuts])
+                masks = np.stack([damage.mask for damage in damaged])
+                yield Task(name, normal, {"local": np.stack([damage.image for damage in damaged])}, masks)
+
+
+def texture_cut(surface: np.ndarray, side: int, half: int, generator: np.random.Generator) -> np.ndarray:
+    """Cut a square out of the left (0) or the right (1) half of a surface, ``(side, side, 3)``."""
+    height, width = surface.shape[:2]
+    x = generator.integers(half * width // 2, max((half + 1) * width // 2 - side, half * width // 2) + 1)
+    y = generator.integers(0, height - side + 1)
+    return surface[y : y + side, x : x + side]
+
+
 def lettered(fonts: list[Path]) -> Iterator[Task]:
     """Letters, white on black, filling their box, at the few pixels of a scan and at more."""
     for pixels in (8, 28):
@@ -198,6 +233,9 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="file of the pre-training; the embedded weights without it")
     parser.add_argument("--heads", nargs="*", default=[], help="models and their heads, with a colon between")
     parser.add_argument("--fonts", type=Path, nargs="*", default=[], help="handwriting, for letters; twenty or more")
+    parser.add_argument(
+        "--textures", type=Path, nargs="*", default=[], help="photographs of surfaces, 250 pixels or more"
+    )
     parser.add_argument("--views", choices=get_args(ReferenceViews), help="of references; the backbone's without it")
     options = parser.parse_args()
     if options.weights and options.heads:
@@ -217,7 +255,8 @@ def main() -> None:
         models[heads] = built.model.eval()
     comparison = InCTRLModel(backbone, reference_views=options.views).eval()
     found: dict[str, list[float]] = defaultdict(list)
-    for tasks in (generated(), photographed(), lettered(options.fonts) if options.fonts else ()):
+    more = (textured(options.textures), lettered(options.fonts) if options.fonts else ())
+    for tasks in (generated(), photographed(), *more):
         for task in tasks:
             values = [evaluate(comparison, task)]
             values += [evaluate_heads(model, task, heads) for heads, model in models.items()]

@@ -95,6 +95,7 @@ def test_the_embedded_backbone_is_open_clips(embedded_backbone: ClipBackbone):
     torch.testing.assert_close(features.pooled, pooled + shapes, rtol=1e-5, atol=1e-5)
     assert shapes.norm() > 0.1 * pooled.norm()
     torch.testing.assert_close(embedded_backbone.encode_aligned(images).pooled, features.pooled, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(embedded_backbone.encode_patches(images), features.patches, rtol=1e-5, atol=1e-5)
     expected = torch.stack([outputs[block][:, 1:] for block in (3, 4, 5)], dim=1)
     torch.testing.assert_close(features.patches[:, :2], expected[:, :2], rtol=1e-5, atol=1e-5)
     averaged = features.patches[:, 2].unflatten(1, embedded_backbone.grid_size)  # over neighbourhoods
