@@ -156,7 +156,8 @@ class EpisodicTrainingMixin(_Host):
             drawn = self.stretch_embeddings ** torch.tensor([seed / 2**32 for seed in seeds])
             factors = drawn.to(self.device, self.dtype)
         if self.scatter_embeddings > 0:
-            noise = self._draw_noise(seeds, 1 + len(batch.reference_paths[0])).to(self.device, self.dtype)
+            drawn = self._draw_noise(seeds, 1 + len(batch.reference_paths[0]))
+            noise = drawn.to(self.device, self.dtype)
         return Distortion(rotation, factors, noise)
 
     def _draw_noise(self, seeds: list[int], images: int) -> Tensor:

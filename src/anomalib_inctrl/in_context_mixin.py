@@ -20,6 +20,7 @@ from anomalib_inctrl.data.auxiliary import AuxiliaryData
 from anomalib_inctrl.data.episodes import EpisodeBatch
 from anomalib_inctrl.episodic_training import EpisodicTrainingMixin
 from anomalib_inctrl.evaluation import few_shot_evaluator
+from anomalib_inctrl.in_context import ScoreHead
 from anomalib_inctrl.post_processing import InContextPostProcessor
 from anomalib_inctrl.pre_processing import ClipPreProcessor
 from anomalib_inctrl.prompts import class_name_of
@@ -115,9 +116,10 @@ class InContextMixin(EpisodicTrainingMixin, _Host):
         self._built_fingerprint = self.model.backbone.fingerprint
         if weights is not None:
             self.training_record = load_weights(self.model, weights)
-        elif self.phase == "train" and "image" in self._trained_branches:
-            image_head: Any = self.model.image_head
-            image_head.start_neutral()
+        elif self.phase == "train":
+            for head in (self.model.get_submodule(p) for b in self._trained_branches for p in self.model.BRANCHES[b]):
+                if isinstance(head, ScoreHead):
+                    head.start_neutral()
         if self.phase == "train":
             self.model.use_branches(self.model.branches.union(self._trained_branches))
             self._train_only_what_is_used()

@@ -19,6 +19,8 @@ ONE_CLASS = {"one_class_focal", "one_class_dice", "one_class_fused_dice"}
 CASES = [
     ("InCTRL", {}, {"image", "holistic"}, {"score", "image_score"}),
     ("InCTRL", {"double_sigmoid": True}, {"image", "holistic"}, {"score", "image_score"}),
+    ("InCTRL", {"branches": ["holistic"], "sort_patches": True}, {"holistic"}, {"score"}),
+    ("InCTRL", {"branches": ["image"]}, {"image"}, {"score", "image_score"}),
     ("InCTRLv2", {}, {"image", "discriminative", "one_class"}, {"image"} | PIXEL | ONE_CLASS),
     ("InCTRLv2", {"branches": ["image"]}, {"image"}, {"image"}),
     ("InCTRLv2", {"branches": ["discriminative"]}, {"discriminative"}, PIXEL),
@@ -63,6 +65,34 @@ def test_gradients_reach_the_trained_branches_alone(kit, monkeypatch, name, opti
     optimized = {id(p) for group in model.configure_optimizers().param_groups for p in group["params"]}
     assert optimized == {id(p) for p in model.parameters() if p.requires_grad}
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)  # else DDP waits in vain
+
+
+def test_fresh_heads_begin_at_one_half_and_loaded_ones_as_they_are(kit, tmp_path):
+    fresh = kit.build("InCTRL", feature_cache=None)
+    batch = kit.batch(fresh)
+    found = fresh.eval().explain_episodes(batch)
+    for probability in (found.image_score, found.holistic_score):
+        torch.testing.assert_close(probability, torch.full_like(probability, 0.5), atol=0.02, rtol=0)
+    fresh.model.holistic_head.layers[-1].bias.data.fill_(2.0)
+    file = save_weights(fresh.model, tmp_path / "heads.safetensors")
+    loaded = kit.build("InCTRL", feature_cache=None, weights=file).eval().explain_episodes(batch)
+    assert loaded.holistic_score.min() > 0.8
+
+
+def test_without_the_image_branch_phi_sees_residuals_and_text(kit):
+    model = kit.build("InCTRL", feature_cache=None, branches=["holistic"]).eval()
+    model.model.holistic_head.layers[-1].reset_parameters()  # instead of the neutral start
+    found = model.explain_episodes(kit.batch(model))
+    assert found.image_score is None
+    phi = model.model.holistic_head(found.patch_residuals + found.text_score[:, None])
+    torch.testing.assert_close(found.holistic_score, phi)
+    torch.testing.assert_close(found.score, (phi + found.patch_residuals.amax(dim=1)) / 2)
+
+
+@pytest.mark.parametrize("branches", [[], ["one_class"]])
+def test_branches_that_inctrl_lacks_are_refused(kit, branches):
+    with pytest.raises(ValueError, match=r"take some of \['image', 'holistic'\]"):
+        kit.build("InCTRL", branches=branches)
 
 
 def test_the_loss_of_the_image_score_is_inctrls(kit):

@@ -45,6 +45,9 @@ class InCTRL(InContextMixin, AnomalibModule):
         blocks (list[int] | None): Blocks of the vision tower whose patches are compared, 0-based. ``None`` takes
             those the papers take: 6, 8, 10 of 12, and the same fractions of other depths.
         alpha (float): Weight of the largest patch residual in the score, 0 to 1; the papers have 0.5.
+        branches (list[str] | None): Branches to train: ``"image"`` (psi and eta) and ``"holistic"`` (phi); ``None`` for
+            both, as the paper does. One that is neither trained nor loaded leaves the formula. With few and small
+            auxiliary categories s_i does more harm than good, and phi alone more good than harm.
         learning_rate (float): Of Adam, in training.
         feature_cache (str | Path | None): Folder in which training keeps the backbone's features, so that an image is
             encoded once; ``None`` encodes it in every step.
@@ -99,6 +102,7 @@ class InCTRL(InContextMixin, AnomalibModule):
         weights: str | Path | None = None,
         blocks: list[int] | None = None,
         alpha: float = 0.5,
+        branches: list[str] | None = None,
         learning_rate: float = 1e-3,
         feature_cache: str | Path | None = None,
         double_sigmoid: bool = False,
@@ -133,7 +137,10 @@ class InCTRL(InContextMixin, AnomalibModule):
             scatter_embeddings=scatter_embeddings,
             decay_learning_rate=decay_learning_rate,
         )
-        self._trained_branches = list(InCTRLModel.BRANCHES)
+        self._trained_branches = list(InCTRLModel.BRANCHES) if branches is None else branches
+        if not self._trained_branches or not set(self._trained_branches) <= InCTRLModel.BRANCHES.keys():
+            msg = f"branches={branches}: take some of {list(InCTRLModel.BRANCHES)}."
+            raise ValueError(msg)
         super().__init__(
             pre_processor=pre_processor,
             post_processor=post_processor,
@@ -153,9 +160,9 @@ class InCTRL(InContextMixin, AnomalibModule):
     def loss_terms(self, batch: EpisodeBatch) -> dict[str, Tensor]:
         """Focal losses of the score and of the image-level score (equation 9)."""
         explanation = self.model.score(*self._encode(batch), self._draw_distortion(batch))
-        image_score = cast("Tensor", explanation.image_score)  # all branches are in use in training
         options = {"double_sigmoid": self.double_sigmoid}
-        return {
-            "score": focal_loss(explanation.score, batch.gt_label, **options),
-            "image_score": focal_loss(image_score, batch.gt_label, **options),
-        }
+        terms = {"score": focal_loss(explanation.score, batch.gt_label, **options)}
+        if "image" in self._trained_branches:
+            image_score = cast("Tensor", explanation.image_score)
+            terms["image_score"] = focal_loss(image_score, batch.gt_label, **options)
+        return terms

@@ -79,9 +79,9 @@ class InCTRLModel(InContextModel):
 
     Args:
         backbone (ClipBackbone): Frozen towers.
-        branches (Iterable[str]): ``"image"`` (psi and eta) and ``"holistic"`` (phi, which needs the former); both for
-            the full formula, none for the training-free one. The image branch alone, as an InCTRLv2 checkpoint has it,
-            takes phi's place together with the text, ``(s_i + s_a) / 2``.
+        branches (Iterable[str]): ``"image"`` (psi and eta) and ``"holistic"`` (phi); both for the full formula, none
+            for the training-free one. The image branch alone, as an InCTRLv2 checkpoint has it, takes phi's place
+            together with the text, ``(s_i + s_a) / 2``; without it phi sees ``M_x + s_a``.
         alpha (float): Weight of the patch score, 0 to 1. The full formula is
             ``(1 - alpha) * phi + alpha * s_p``, at 0.5 the published code; training-free text takes phi's place.
         sort_patches (bool): Whether phi sees patches in descending order, see :class:`HolisticHead`; loaded weights
@@ -131,15 +131,14 @@ class InCTRLModel(InContextModel):
         patch_residuals = context.patch_residuals(query.patches)  # M_x
         patch_score = patch_residuals.amax(dim=1)  # s_p
         image_score = holistic_score = None
-        global_score = text_score
+        added, global_score = text_score, text_score
         if "image" in self.branches:
             image_score = image_residual_score(  # s_i
                 query.pooled, context.pooled, self.adapter, self.image_head, distortion
             )
-            global_score = (image_score + text_score) / 2
-            if "holistic" in self.branches:
-                holistic_map = patch_residuals + (image_score + text_score)[:, None]  # M_x^+
-                global_score = holistic_score = self.holistic_head(holistic_map)  # phi(M_x^+)
+            added, global_score = image_score + text_score, (image_score + text_score) / 2
+        if "holistic" in self.branches:
+            global_score = holistic_score = self.holistic_head(patch_residuals + added[:, None])  # phi(M_x^+)
         return InCTRLExplanation(
             patch_residuals=patch_residuals,
             patch_score=patch_score,
