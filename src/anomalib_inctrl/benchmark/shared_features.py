@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from anomalib.models.components import AnomalibModule
 
 _METHODS = {
-    ClipBackbone: ("encode_image", "encode_aligned"),
+    ClipBackbone: ("encode_image", "encode_aligned", "encode_patches"),
     TimmFeatureExtractor: ("forward",),
     WinClipModel: ("encode_image",),
 }
