@@ -104,7 +104,9 @@ class SpadeModel(DynamicBufferMixin):
         with torch.inference_mode(mode=False):  # ordinary tensors, else a later load_state_dict fails
             for name, parts in columns.items():
                 known = getattr(self, name)
-                setattr(self, name, torch.cat([*([known] if known.numel() else []), *(p.clone() for p in parts)]))
+                together = torch.cat([*([known] if known.numel() else []), *(p.clone() for p in parts)])
+                # A checkpoint gives them back in this order of memory, by which products round.
+                setattr(self, name, together.contiguous())
 
     def forward(self, images: Tensor) -> InferenceBatch:
         """Score images.
