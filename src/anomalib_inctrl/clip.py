@@ -197,32 +197,30 @@ class ClipBackbone(nn.Module):
         return AlignedFeatures(patches, self._pool(tokens, images), F.normalize(self._project(mixed), dim=-1))
 
     def encode_patches(self, images: Tensor) -> Tensor:
-        """Patch tokens of the tapped blocks alone, ``(B, L, N, W)``: what comes after them is not computed."""
-        tokens = self._embed(images)
-        taps = []
-        for index, block in enumerate(self.visual.transformer.resblocks[: self.blocks[-1] + 1]):
-            tokens = _residual_block(block, tokens, tokens)
-            if index in self.blocks:
-                taps.append(self._tap(index, tokens))
-        return torch.stack(taps, dim=1)
+        """Run the vision tower up to the last tapped block, for whoever needs no image embedding.
 
-    def _tap(self, index: int, tokens: Tensor) -> Tensor:
-        averaged = index == self.averaged_block
-        return neighbourhood_mean(tokens[:, 1:], self.grid_size) if averaged else tokens[:, 1:]
+        Args:
+            images (Tensor): As for :meth:`encode_image`.
 
-    def _run(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        Returns:
+            Tensor: Patch tokens of the tapped blocks, ``(B, L, N, W)``.
+        """
+        return self._run(images, self.blocks[-1] + 1)[0]
+
+    def _run(self, images: Tensor, depth: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Tapped patch tokens ``(B, L, N, W)``, the last block's output and its input, ``(B, 1 + N, W)``.
 
-        Of the output there is the class token alone where nobody needs the rest.
+        The last of ``depth`` blocks, or of all. Of its output there is the class token alone if nobody needs the rest.
         """
         before = tokens = self._embed(images)  # (B, 1 + N, W)
         taps = []
-        for index, block in enumerate(self.visual.transformer.resblocks):
+        for index, block in enumerate(self.visual.transformer.resblocks[:depth]):
             only_class_token = index == self.depth - 1 and index not in self.blocks and self.visual.pool_type == "tok"
             before = tokens
             tokens = _residual_block(block, tokens, tokens[:, :1] if only_class_token else tokens)
             if index in self.blocks:
-                taps.append(self._tap(index, tokens))
+                averaged = index == self.averaged_block
+                taps.append(neighbourhood_mean(tokens[:, 1:], self.grid_size) if averaged else tokens[:, 1:])
         return torch.stack(taps, dim=1), tokens, before
 
     def encode_sentences(self, sentences: Sequence[str]) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from anomalib_inctrl import InCTRL
 from anomalib_inctrl.checkpoints import save_weights
 from anomalib_inctrl.in_context import Distortion
 
@@ -79,14 +80,20 @@ def test_fresh_heads_begin_at_one_half_and_loaded_ones_as_they_are(kit, tmp_path
     assert loaded.holistic_score.min() > 0.8
 
 
-def test_without_the_image_branch_phi_sees_residuals_and_text(kit):
+def test_without_the_image_branch_phi_sees_residuals_and_text(kit, tmp_path):
     model = kit.build("InCTRL", feature_cache=None, branches=["holistic"]).eval()
     model.model.holistic_head.layers[-1].reset_parameters()  # instead of the neutral start
-    found = model.explain_episodes(kit.batch(model))
+    batch = kit.batch(model)
+    found = model.explain_episodes(batch)
     assert found.image_score is None
     phi = model.model.holistic_head(found.patch_residuals + found.text_score[:, None])
     torch.testing.assert_close(found.holistic_score, phi)
     torch.testing.assert_close(found.score, (phi + found.patch_residuals.amax(dim=1)) / 2)
+    file = save_weights(model.model, tmp_path / "heads.safetensors")
+    loaded = InCTRL(backbone=model.model.backbone.name, pretrained=None, weights=file).eval()
+    assert loaded.model.branches == {"holistic"}
+    there = loaded.explain_episodes(batch)
+    torch.testing.assert_close(there.score, found.score)
 
 
 @pytest.mark.parametrize("branches", [[], ["one_class"]])

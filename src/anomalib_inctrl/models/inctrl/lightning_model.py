@@ -47,7 +47,7 @@ class InCTRL(InContextMixin, AnomalibModule):
         alpha (float): Weight of the largest patch residual in the score, 0 to 1; the papers have 0.5.
         branches (list[str] | None): Branches to train: ``"image"`` (psi and eta) and ``"holistic"`` (phi); ``None`` for
             both, as the paper does. One that is neither trained nor loaded leaves the formula. With few and small
-            auxiliary categories s_i does more harm than good, and phi alone more good than harm.
+            auxiliary categories phi alone, with ``sort_patches``, is what helps on others.
         learning_rate (float): Of Adam, in training.
         feature_cache (str | Path | None): Folder in which training keeps the backbone's features, so that an image is
             encoded once; ``None`` encodes it in every step.
