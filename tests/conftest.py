@@ -64,12 +64,12 @@ def randomise_heads(model: torch.nn.Module) -> None:
 
 
 @pytest.fixture(
-    params=[(InCTRLModel, "none"), (InCTRLv2Model, "none"), (InCTRLv2Model, "shifted")],
-    ids=["InCTRL", "InCTRLv2", "InCTRLv2, shifted"],
+    params=[(InCTRLModel, "none", 0.0), (InCTRLv2Model, "none", 0.0), (InCTRLv2Model, "shifted", 0.5)],
+    ids=["InCTRL", "InCTRLv2", "InCTRLv2, shifted and smoothed"],
 )
 def model(request: pytest.FixtureRequest, tiny_backbone: ClipBackbone) -> InCTRLModel | InCTRLv2Model:
     """Each model in the full formula, in evaluation mode."""
-    kind, views = request.param
-    model = kind(tiny_backbone, branches=kind.BRANCHES, reference_views=views)
+    kind, views, smoothing = request.param
+    model = kind(tiny_backbone, branches=kind.BRANCHES, reference_views=views, residual_smoothing=smoothing)
     randomise_heads(model)
     return model.eval()

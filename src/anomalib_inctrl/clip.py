@@ -32,6 +32,7 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 _TINY_AVERAGED = 5  # block of the embedded backbone whose patches are means over their neighbourhoods
+_TINY_SMOOTHING = 0.5  # share of the neighbours in a residual
 _TINY_BLOCKS = (3, 4, 5)  # whose patches are compared by default; those after them serve the image embedding
 _TINY_MERGES = 4096  # of CLIP's byte-pair merges; with 512 bytes and two markers they make the vocabulary of 4610
 _SENTENCES_AT_ONCE = 128  # bounds the memory of the text tower
@@ -91,6 +92,8 @@ class ClipBackbone(nn.Module):
         reference_views (str): Views of references that a model takes unless it is told, see
             :mod:`anomalib_inctrl.reference_views`: ``"shifted"`` for the embedded backbone, whose patches see little
             beyond themselves, ``"none"`` for others, as the papers have it.
+        residual_smoothing (float): Share of the neighbours' mean in patch residuals that a model takes unless it is
+            told: 0.5 for the embedded backbone, 0 for others, as the papers have it.
 
     Raises:
         ValueError: If the name, the tag or a block does not exist, or the vision tower is of another kind.
@@ -124,6 +127,7 @@ class ClipBackbone(nn.Module):
         self.blocks = _check_blocks(blocks, self.depth)
         self.averaged_block = _TINY_AVERAGED if name == EMBEDDED_BACKBONE else None
         self.reference_views: ReferenceViews = "shifted" if name == EMBEDDED_BACKBONE else "none"
+        self.residual_smoothing = _TINY_SMOOTHING if name == EMBEDDED_BACKBONE else 0.0
         self.grid_size: tuple[int, int] = tuple(self.visual.grid_size)
         self.image_size: tuple[int, int] = tuple(self.visual.image_size)
         self.width: int = self.visual.conv1.out_channels

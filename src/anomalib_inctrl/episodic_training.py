@@ -8,10 +8,11 @@ import zlib
 from abc import abstractmethod
 from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import torch
 from anomalib.data import ImageBatch
+from anomalib.data.utils import read_image
 from anomalib.metrics import AUPRO, AUROC
 from anomalib.pre_processing.utils.spec import transform_to_spec
 from torch import Tensor
@@ -21,22 +22,31 @@ from anomalib_inctrl.checkpoints import save_weights
 from anomalib_inctrl.clip import ImageFeatures
 from anomalib_inctrl.data.auxiliary import AuxiliaryData
 from anomalib_inctrl.data.episodes import EpisodeBatch
+from anomalib_inctrl.embedding_distance import ImageBranch, set_distance
 from anomalib_inctrl.feature_cache import FeatureCache
 from anomalib_inctrl.in_context import Distortion
 from anomalib_inctrl.pair_residuals import PairResiduals
 from anomalib_inctrl.references import Context
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from anomalib.data import AnomalibDataModule
     from anomalib.models.components import AnomalibModule
 
-    from anomalib_inctrl.in_context import InContextModel
+    from anomalib_inctrl.in_context import InContextModel, ResidualAdapter, ScoreHead
 
     _Host = AnomalibModule
 else:
     _Host = object  # see InContextMixin
 
 logger = logging.getLogger(__name__)
+
+IMAGE_BRANCH = "image"
+"""The branch of psi and eta."""
+
+_EMBEDDINGS = 4096  # images at most, or nearly, that say how image embeddings vary
+_IMAGES_AT_ONCE = 64
 
 
 class EpisodicTrainingMixin(_Host):
@@ -49,6 +59,8 @@ class EpisodicTrainingMixin(_Host):
     model: InContextModel
     phase: str
     _trained_branches: list[str]
+    _sets_distance: bool
+    _restored: bool
     metadata: dict[str, Any]
 
     def _set_training_options(
@@ -61,7 +73,12 @@ class EpisodicTrainingMixin(_Host):
         stretch_embeddings: float,
         scatter_embeddings: float,
         decay_learning_rate: bool,
+        image_branch: ImageBranch,
     ) -> None:
+        if image_branch not in get_args(ImageBranch):
+            msg = f"image_branch must be one of {list(get_args(ImageBranch))}, got {image_branch!r}."
+            raise ValueError(msg)
+        self.image_branch = image_branch
         if not stretch_embeddings >= 1:
             msg = f"stretch_embeddings is the largest factor, 1 for none or more, got {stretch_embeddings}."
             raise ValueError(msg)
@@ -117,10 +134,39 @@ class EpisodicTrainingMixin(_Host):
         self._pairs = PairResiduals(cache, self.device)
 
     def on_fit_start(self) -> None:
-        """Fill the cache before the first step."""
+        """Fill the cache, and set the image branch if it is not to be trained, before the first step."""
         datamodule = getattr(self.trainer, "datamodule", None)
-        if isinstance(datamodule, AuxiliaryData) and self._cache_root is not None:
+        if not isinstance(datamodule, AuxiliaryData):
+            return
+        if self._cache_root is not None:
             self._fill_cache(datamodule, self._cache_root)
+        if self._sets_distance and not self._restored:
+            images = datamodule.sample(_EMBEDDINGS)
+            embeddings = self._embed([image.path for image in images], datamodule)
+            psi, eta = (self.model.get_submodule(part) for part in self.model.BRANCHES[IMAGE_BRANCH])
+            set_distance(cast("ResidualAdapter", psi), cast("ScoreHead", eta), embeddings, [i.category for i in images])
+
+    @torch.no_grad()
+    def _embed(self, paths: Sequence[str], datamodule: AuxiliaryData) -> Tensor:
+        """Image embeddings ``(n, D)`` of files, from the cache if there is one."""
+        embedded_in = next(self.model.backbone.parameters())
+        found = []
+        for start in range(0, len(paths), _IMAGES_AT_ONCE):
+            chunk = paths[start : start + _IMAGES_AT_ONCE]
+            if datamodule.cache is not None:
+                found.append(datamodule.cache.read(chunk).pooled)
+            else:
+                images = torch.stack([datamodule.transform(read_image(path, as_tensor=True)) for path in chunk])
+                found.append(self.model.encode(images.to(embedded_in)).pooled)
+        return torch.cat(found).to(self.device).float()
+
+    def train(self, mode: bool = True) -> Any:
+        """Switch to training, but for heads that are not trained: their batch norms are to stay what they are."""
+        super().train(mode)
+        for branch, parts in self.model.BRANCHES.items():
+            for part in parts:
+                self.model.get_submodule(part).train(mode and branch in self._trained_branches)
+        return self
 
     def on_fit_end(self) -> None:
         """Write the trained heads to ``weights/heads.safetensors`` of the run's folder."""
@@ -168,6 +214,17 @@ class EpisodicTrainingMixin(_Host):
             directions = F.normalize(torch.randn(images, self.model.backbone.embed_dim, generator=generator), dim=-1)
             drawn.append(self.scatter_embeddings * torch.rand(1, generator=generator) * directions)
         return torch.stack(drawn)
+
+    def _leave_image_branch(self) -> None:
+        """Take the image branch out of what is trained.
+
+        Raises:
+            ValueError: If nothing is left.
+        """
+        self._trained_branches = [branch for branch in self._trained_branches if branch != IMAGE_BRANCH]
+        if not self._trained_branches:
+            msg = "image_branch='distance' leaves nothing to train: take further branches, or image_branch='trained'."
+            raise ValueError(msg)
 
     def _train_only_what_is_used(self) -> None:
         """Take the gradient from branches that are not trained; processes would wait for it in vain."""

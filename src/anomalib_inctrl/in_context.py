@@ -11,7 +11,7 @@ from anomalib.data import InferenceBatch
 from torch import Tensor, nn
 
 from anomalib_inctrl.calibration import MIRRORS
-from anomalib_inctrl.clip import ClipBackbone, ImageFeatures
+from anomalib_inctrl.clip import ClipBackbone, ImageFeatures, neighbourhood_mean
 from anomalib_inctrl.reference_views import ReferenceViews, count_views, further_views
 from anomalib_inctrl.references import Context, ReferenceBank
 
@@ -99,6 +99,17 @@ class ScoreHead(nn.Module):
         last.weight.mul_(_NEUTRAL)
         last.bias.zero_()
 
+    @property
+    def linear_layers(self) -> tuple[nn.Linear, ...]:
+        """The three linear layers in their order."""
+        return tuple(layer for layer in self.layers if isinstance(layer, nn.Linear))
+
+    def reset_norms(self) -> None:
+        """Let both batch norms pass on what they get, in evaluation."""
+        for layer in self.layers:
+            if isinstance(layer, GlobalBatchNorm):
+                layer.reset_parameters()
+
     def forward(self, features: Tensor) -> Tensor:
         """Map ``(B, width)`` to probabilities ``(B,)``."""
         return self.layers(features).squeeze(-1).sigmoid()
@@ -180,9 +191,11 @@ class InContextModel(nn.Module, ABC):
         branches (Iterable[str]): Branches in use from the start.
         reference_views (str | None): Views of references whose patches queries are compared with, see
             :mod:`anomalib_inctrl.reference_views`; ``None`` for the backbone's.
+        residual_smoothing (float | None): Share of the mean over 3 x 3 neighbours in every patch residual, 0 to 1;
+            ``None`` for the backbone's.
 
     Raises:
-        ValueError: If there is no such branch or view.
+        ValueError: If there is no such branch or view, or the share is none.
     """
 
     HEADS: ClassVar[str]
@@ -199,9 +212,12 @@ class InContextModel(nn.Module, ABC):
         backbone: ClipBackbone,
         branches: Iterable[str] = (),
         reference_views: ReferenceViews | None = None,
+        residual_smoothing: float | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
+        self.residual_smoothing = backbone.residual_smoothing if residual_smoothing is None else residual_smoothing
+        require_share("residual_smoothing", self.residual_smoothing)
         self.reference_views: ReferenceViews = backbone.reference_views if reference_views is None else reference_views
         self.references = self._new_bank(backbone, count_views(self.reference_views))
         self._text_prototypes: dict[str, Tensor] = {}
@@ -218,8 +234,9 @@ class InContextModel(nn.Module, ABC):
 
     @property
     def options(self) -> dict[str, Any]:
-        """What is set by hand and changes scores; no views leave no trace, as in checkpoints that know of none."""
-        return {} if self.references.views == 1 else {"reference_views": self.reference_views}
+        """What is set by hand and changes scores; what is off leaves no trace, as in checkpoints that don't know it."""
+        views = {} if self.references.views == 1 else {"reference_views": self.reference_views}
+        return views | ({"residual_smoothing": self.residual_smoothing} if self.residual_smoothing else {})
 
     @property
     def branches(self) -> frozenset[str]:
@@ -331,6 +348,18 @@ class InContextModel(nn.Module, ABC):
         parts = [self.score(type(query)(*(f[rows[name]] for f in query)), contexts[name]) for name in contexts]
         order = torch.tensor([row for name in contexts for row in rows[name]], device=images.device).argsort()
         return merge(parts, order)
+
+    def compare_patches(self, query: ImageFeatures, context: Context) -> Tensor:
+        """Compare queries' patches with the references': M_x.
+
+        Returns:
+            Tensor: Residuals ``(B, N)`` in ``[0, 1]``, to ``residual_smoothing`` the mean over their neighbours.
+        """
+        residuals = context.patch_residuals(query.patches)
+        if not self.residual_smoothing:
+            return residuals
+        means = neighbourhood_mean(residuals[..., None], self.backbone.grid_size).squeeze(-1)
+        return torch.lerp(residuals, means, self.residual_smoothing)
 
     @abstractmethod
     def score(self, query: ImageFeatures, context: Context) -> Explanation:

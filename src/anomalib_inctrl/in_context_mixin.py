@@ -18,7 +18,8 @@ from anomalib_inctrl.checkpoints import METADATA_KEY, check_backbone, load_weigh
 from anomalib_inctrl.clip import image_convention
 from anomalib_inctrl.data.auxiliary import AuxiliaryData
 from anomalib_inctrl.data.episodes import EpisodeBatch
-from anomalib_inctrl.episodic_training import EpisodicTrainingMixin
+from anomalib_inctrl.embedding_distance import ImageBranch
+from anomalib_inctrl.episodic_training import IMAGE_BRANCH, EpisodicTrainingMixin
 from anomalib_inctrl.evaluation import few_shot_evaluator
 from anomalib_inctrl.in_context import ScoreHead
 from anomalib_inctrl.post_processing import InContextPostProcessor
@@ -81,6 +82,7 @@ class InContextMixin(EpisodicTrainingMixin, _Host):
         stretch_embeddings: float = 1.0,
         scatter_embeddings: float = 0.0,
         decay_learning_rate: bool = False,
+        image_branch: ImageBranch = "trained",
     ) -> None:
         """Check and keep the shared options. Precedes ``AnomalibModule.__init__``, whose hooks read them."""
         if phase not in {"few_shot", "train"}:
@@ -106,6 +108,7 @@ class InContextMixin(EpisodicTrainingMixin, _Host):
             stretch_embeddings=stretch_embeddings,
             scatter_embeddings=scatter_embeddings,
             decay_learning_rate=decay_learning_rate,
+            image_branch=image_branch,
         )
         self.reference_record: dict[str, Any] | None = None
         self._restored = False
@@ -121,8 +124,13 @@ class InContextMixin(EpisodicTrainingMixin, _Host):
                 if isinstance(head, ScoreHead):
                     head.start_neutral()
         if self.phase == "train":
-            self.model.use_branches(self.model.branches.union(self._trained_branches))
+            loaded, wanted = self.model.branches, self._trained_branches
+            if self.image_branch == "distance":
+                self._leave_image_branch()
+            self._sets_distance = self._trained_branches != wanted and IMAGE_BRANCH not in loaded
+            self.model.use_branches(loaded.union(wanted))
             self._train_only_what_is_used()
+            self.train()
         self._said_training_free = False
 
     def configure_pre_processor(self, image_size: tuple[int, int] | None = None) -> ClipPreProcessor:

@@ -53,7 +53,7 @@ class TextOnlyModel(InContextModel):
     """
 
     def __init__(self, backbone: ClipBackbone, branches: Sequence[str] = (), scale: float = 100.0) -> None:
-        super().__init__(backbone, branches, reference_views="none")  # no patch is compared
+        super().__init__(backbone, branches, reference_views="none", residual_smoothing=0.0)  # no patch is compared
         if not scale > 0:
             msg = f"scale must be larger than 0, got {scale}."
             raise ValueError(msg)

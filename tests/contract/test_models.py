@@ -206,7 +206,8 @@ def test_a_single_normal_is_scored_in_its_mirror_images(model: InContextModel):
     scored = model.score_normals()
     assert scored.score.shape == (3,)
     heads = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("references.")}
-    plain = type(model)(model.backbone, model.branches, reference_views="none").eval()  # its own view alone
+    smoothing = model.residual_smoothing
+    plain = type(model)(model.backbone, model.branches, reference_views="none", residual_smoothing=smoothing).eval()
     plain.load_state_dict(heads, strict=False)
     plain.set_references(reference, "cat")
     assert_same(scored, plain.explain(turned), rtol=0, atol=1e-6)
@@ -218,7 +219,9 @@ def test_a_state_dict_carries_everything(model: InContextModel):
     model.set_references(smooth(2), "cat")
     model.add_references(smooth(1), "dog")
     model.use_branches(["image"])
-    fresh = type(model)(model.backbone, reference_views=model.reference_views).eval()
+    fresh = type(model)(
+        model.backbone, reference_views=model.reference_views, residual_smoothing=model.residual_smoothing
+    ).eval()
     fresh.load_state_dict(model.state_dict())
     assert fresh.branches == {"image"}
     assert fresh.references.class_names == ["cat", "dog"]

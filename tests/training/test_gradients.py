@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
+from anomalib.data.utils import read_image
 
 from anomalib_inctrl import InCTRL
 from anomalib_inctrl.checkpoints import save_weights
-from anomalib_inctrl.in_context import Distortion
+from anomalib_inctrl.embedding_distance import set_distance
+from anomalib_inctrl.in_context import Distortion, image_residual_score
 
 PARTS = {
     "image": {"adapter", "image_head"},
@@ -40,6 +44,8 @@ CASES = [
         {"image", "discriminative", "one_class"},
         {"image", "image_score"} | PIXEL | ONE_CLASS,
     ),
+    ("InCTRL", {"image_branch": "distance", "stretch_embeddings": 2.0}, {"holistic"}, {"score"}),
+    ("InCTRLv2", {"image_branch": "distance"}, {"discriminative", "one_class"}, PIXEL | ONE_CLASS),
     ("InCTRLv2", {"adapter_per_block": True}, {"image", "discriminative", "one_class"}, {"image"} | PIXEL | ONE_CLASS),
 ]
 
@@ -62,7 +68,7 @@ def test_gradients_reach_the_trained_branches_alone(kit, monkeypatch, name, opti
     assert touched(model) == set().union(*(PARTS[branch] for branch in branches))
     assert logged.keys() == {"loss"} | {f"loss/{term}" for term in terms}
     assert loss.item() == pytest.approx(sum(logged[f"loss/{term}"].item() for term in terms), rel=1e-5)
-    assert model.model.branches == branches
+    assert model.model.branches == branches | ({"image"} if model.image_branch == "distance" else set())
     optimized = {id(p) for group in model.configure_optimizers().param_groups for p in group["params"]}
     assert optimized == {id(p) for p in model.parameters() if p.requires_grad}
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)  # else DDP waits in vain
@@ -247,6 +253,53 @@ def test_a_discriminative_branch_needs_pixel_losses(kit):
 def test_a_loss_of_the_image_score_needs_the_image_branch(kit):
     with pytest.raises(ValueError, match="image_score_loss needs the image branch"):
         kit.build("InCTRLv2", branches=["one_class"], image_score_loss=True)
+
+
+def test_an_image_branch_that_measures_distances_has_no_loss(kit):
+    with pytest.raises(ValueError, match="image_score_loss needs the image branch to be trained"):
+        kit.build("InCTRLv2", image_branch="distance", image_score_loss=True)
+    with pytest.raises(ValueError, match="image_branch='distance' leaves nothing to train"):
+        kit.build("InCTRL", image_branch="distance", branches=["image"])
+    with pytest.raises(ValueError, match=r"image_branch must be one of \['trained', 'distance'\], got 'given'"):
+        kit.build("InCTRL", image_branch="given")
+
+
+def test_heads_that_are_not_trained_keep_their_batch_norms(kit, tmp_path):
+    """Else their running statistics would follow the batches of a training that is not theirs."""
+    fresh = kit.build("InCTRL", feature_cache=None)
+    fresh.model.image_head.layers[-1].reset_parameters()  # instead of the neutral start
+    file = save_weights(fresh.model, tmp_path / "heads.safetensors", fresh.metadata)
+    run = kit.fit(kit.build("InCTRL", weights=file, branches=["holistic"]), tmp_path)
+    before = kit.heads_of(fresh)
+    changed = {key.split(".")[0] for key, value in run.heads.items() if not torch.equal(value, before[key])}
+    assert changed == {"holistic_head"}
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_an_image_branch_that_measures_distances_is_set_once(kit, name, tmp_path, cached):
+    options = {"image_branch": "distance", **({} if cached else {"feature_cache": None})}
+    run = kit.fit(kit.build(name, **options), tmp_path / "run", epochs=2, callbacks=[kit.KeepCheckpoint(1)])
+    images = run.engine.trainer.datamodule.train_pool.images
+    assert {image.category for image in images} == {"MVTecAD/bolt", "MVTecAD/leaf"}  # tile is held out
+    transform, encode = run.model.pre_processor.transform, run.model.model.backbone.encode_image
+    embeddings = encode(torch.stack([transform(read_image(image.path, as_tensor=True)) for image in images])).pooled
+    adapter, head = (copy.deepcopy(part) for part in (run.model.model.adapter, run.model.model.image_head))
+    set_distance(adapter, head, embeddings, [image.category for image in images])
+    query, context = run.model._encode(kit.batch(run.model))
+    scores = image_residual_score(query.pooled, context.pooled, adapter.eval(), head.eval())
+    found = run.model.eval().model.score(query, context).image_score
+    torch.testing.assert_close(found, scores, atol=2e-2 if cached else 1e-4, rtol=0)  # the cache is in half precision
+    assert scores.max() - scores.min() > 0.05
+
+    killed = run.checkpoint.with_name("killed.ckpt")
+    resumed = kit.fit(kit.build(name, seed=1, **options), tmp_path / "resumed", epochs=2, ckpt_path=killed)
+    assert all(torch.equal(value, resumed.heads[key]) for key, value in run.heads.items())
+
+    file = save_weights(run.model.model, tmp_path / "heads.safetensors", run.model.metadata)
+    data = kit.data(parts=[kit.part("leaf"), kit.part("tile")], validation_categories=[])  # other distances
+    again = kit.fit(kit.build(name, weights=file, **options), tmp_path / "again", data)
+    changed = {key.split(".")[0] for key, value in run.heads.items() if not torch.equal(value, again.heads[key])}
+    assert changed == set().union(*(PARTS[branch] for branch in run.model.model.branches - {"image"}))
 
 
 def test_the_backbone_stays_as_it_is(kit, trained):

@@ -42,7 +42,9 @@ def images_for(model: InContextModel, count: int) -> torch.Tensor:
 
 def test_a_checkpoint_of_ours_brings_heads_and_branches(model: InContextModel, tmp_path: Path):
     path = write(tmp_path / "ours.ckpt", model)
-    fresh = type(model)(model.backbone, reference_views=model.reference_views).eval()
+    fresh = type(model)(
+        model.backbone, reference_views=model.reference_views, residual_smoothing=model.residual_smoothing
+    ).eval()
     load_weights(fresh, path)
     assert fresh.branches == set(model.BRANCHES)
     references, images = images_for(model, 2), images_for(model, 2)

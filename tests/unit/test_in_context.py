@@ -9,9 +9,11 @@ import torch
 
 from anomalib_inctrl.clip import EMBEDDED_TRUNK, image_convention
 from anomalib_inctrl.in_context import ResidualAdapter, ScoreHead, image_residual_score, merge
-from anomalib_inctrl.models.inctrl.torch_model import HolisticHead, InCTRLExplanation
+from anomalib_inctrl.models.inctrl.torch_model import HolisticHead, InCTRLExplanation, InCTRLModel
+from anomalib_inctrl.models.inctrl_v2.torch_model import InCTRLv2Model
 
 if TYPE_CHECKING:
+    from anomalib_inctrl.clip import ClipBackbone
     from anomalib_inctrl.in_context import InContextModel
 
 SIDE = image_convention(EMBEDDED_TRUNK).size[0]  # of the small backbone's images
@@ -180,3 +182,31 @@ def test_merging_joins_and_reorders_and_leaves_out_what_is_none():
     assert merged.score.tolist() == [2.0, 3.0, 4.0]
     assert merged.anomaly_map.shape == (3, 1, 1, 1)
     assert merged.patch_residuals is None
+
+
+# ---------------------------------------------------------------------------------------------- residuals smoothed
+@pytest.mark.parametrize("kind", [InCTRLModel, InCTRLv2Model])
+@torch.no_grad()
+def test_residuals_are_mixed_with_the_mean_of_their_neighbours(tiny_backbone: ClipBackbone, kind: type):
+    plain, smoothed = (kind(tiny_backbone, residual_smoothing=share).eval() for share in (0.0, 0.3))
+    for model in (plain, smoothed):
+        model.set_references(images(2), "cat")
+    smoothed.load_state_dict(plain.state_dict())
+    queries = images(3)
+    rows, columns = tiny_backbone.grid_size
+    before = plain.explain(queries).patch_residuals.unflatten(1, (rows, columns))
+    found = smoothed.explain(queries)
+    after = found.patch_residuals.unflatten(1, (rows, columns))
+    for row, column in ((0, 0), (0, 3), (rows - 1, columns - 1), (2, 4)):
+        around = before[:, max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2].mean(dim=(1, 2))
+        torch.testing.assert_close(after[:, row, column], 0.7 * before[:, row, column] + 0.3 * around)
+    torch.testing.assert_close(found.patch_score, after.amax(dim=(1, 2)))
+    assert (found.patch_score < before.amax(dim=(1, 2))).all()
+
+
+def test_the_embedded_backbone_smooths_and_others_do_not(tiny_backbone: ClipBackbone, embedded_backbone: ClipBackbone):
+    assert InCTRLv2Model(embedded_backbone).options["residual_smoothing"] == 0.5
+    assert "residual_smoothing" not in InCTRLv2Model(embedded_backbone, residual_smoothing=0).options
+    assert "residual_smoothing" not in InCTRLv2Model(tiny_backbone).options
+    with pytest.raises(ValueError, match=r"residual_smoothing must be from 0 to 1, got 1\.5"):
+        InCTRLModel(tiny_backbone, residual_smoothing=1.5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ _LICENCES = {
     "ProceduralAD": "generated, none",
 }
 _VALIDATION_EPOCH = 2**31  # seeds the draws of validation apart from those of any training epoch
+_SAMPLE_EPOCH = _VALIDATION_EPOCH + 1
 
 
 class AuxiliaryData(AnomalibDataModule):
@@ -155,6 +157,21 @@ class AuxiliaryData(AnomalibDataModule):
     def image_paths(self) -> list[str]:
         """All images of training and validation."""
         return [image.path for pool in (self.train_pool, self.val_pool) for image in pool.images]
+
+    def sample(self, count: int) -> list[LabelledImage]:
+        """Take images for training, of every category as many, the same ones every time.
+
+        Args:
+            count (int): How many to take of all; where categories are many, a few more.
+        """
+        pool = self.train_pool
+        share = math.ceil(count / len(pool.categories))
+        generator = np.random.default_rng([self.seed or 0, _SAMPLE_EPOCH])
+        taken = []
+        for category in pool.categories:
+            members = [image for image in pool.images if image.category == category]
+            taken += [members[i] for i in sorted(generator.permutation(len(members))[:share])]
+        return taken
 
     @property
     def lacks_masks(self) -> list[str]:

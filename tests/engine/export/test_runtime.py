@@ -44,6 +44,7 @@ def model(request, kit, normals):
         class_name="bolt",
         geometry="squash",
         reference_views=request.param,
+        residual_smoothing=0.5,
     )
     torch.manual_seed(0)
     for name, parameter in model.model.named_parameters():

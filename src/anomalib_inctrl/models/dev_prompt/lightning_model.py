@@ -104,6 +104,9 @@ class DevPrompt(InContextMixin, AnomalibModule):
             each way, ``"turned"`` by quarter turns and mirrored, for products in any orientation, or ``"none"``.
             ``None`` takes ``"shifted"`` for ``"inctrl-tiny"`` and else none, as the papers do. Training compares with
             the references alone.
+        residual_smoothing (float | None): Share of the mean over 3 x 3 neighbours in every patch residual, 0 to 1, so
+            that a single patch counts less than several. ``None`` takes 0.5 for ``"inctrl-tiny"`` and else 0, as the
+            papers do.
         geometry (str): ``"crop"`` resizes the shorter side and crops the centre; ``"squash"`` resizes both sides, so
             that the ends of long images are seen, distorted.
         calibration (str): Where threshold and score range come from: ``"validation"`` data, or the normal
@@ -156,6 +159,7 @@ class DevPrompt(InContextMixin, AnomalibModule):
         synthetic_images: int = 64,
         batch_size: int = 8,
         reference_views: ReferenceViews | None = None,
+        residual_smoothing: float | None = None,
         geometry: Geometry = "crop",
         calibration: Calibration = "validation",
         pre_processor: nn.Module | bool = True,
@@ -216,6 +220,7 @@ class DevPrompt(InContextMixin, AnomalibModule):
             fusion=fusion,
             alpha=alpha,
             reference_views=reference_views,
+            residual_smoothing=residual_smoothing,
         )
         self._finish(None)
 

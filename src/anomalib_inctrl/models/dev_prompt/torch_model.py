@@ -123,6 +123,7 @@ class DevPromptModel(InContextModel):
         fusion (str): How deviation and residual are joined, see :func:`anomalib_inctrl.scoring.fuse`.
         alpha (float): Weight of the patch score in the image score, 0 to 1.
         reference_views (str | None): See :class:`InContextModel`; the prompts learn on the references alone.
+        residual_smoothing (float | None): See :class:`InContextModel`.
 
     Raises:
         ValueError: If an option is out of range.
@@ -154,8 +155,9 @@ class DevPromptModel(InContextModel):
         fusion: Fusion = "harmonic",
         alpha: float = 0.5,
         reference_views: ReferenceViews | None = None,
+        residual_smoothing: float | None = None,
     ) -> None:
-        super().__init__(backbone, branches, reference_views)
+        super().__init__(backbone, branches, reference_views, residual_smoothing)
         require_share("alpha", alpha)
         require_share("top_k", top_k)
         require_positive(top_k=top_k, margin=margin, softness=softness, patch_scale=patch_scale)
@@ -283,7 +285,7 @@ class DevPromptModel(InContextModel):
         scores = self.score_patches(aligned, prototypes)  # s
         deviations = deviation(scores, self.reference_of(self.test_reference))  # dev
         deviation_map = self.squash(deviations)
-        residuals = context.patch_residuals(query.patches)  # the visual memory
+        residuals = self.compare_patches(query, context)  # the visual memory
         fused = fuse(deviation_map, residuals, self.fusion)
         image_deviation = top_k_mean(deviations, self.top_k)
         patch_score = top_k_mean(fused, self.top_k)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from anomalib_inctrl.clip import ClipBackbone
 from anomalib_inctrl.data.episodes import EpisodeBatch
+from anomalib_inctrl.embedding_distance import ImageBranch
 from anomalib_inctrl.in_context_mixin import InContextMixin, Phase
 from anomalib_inctrl.losses import focal_loss
 from anomalib_inctrl.models.inctrl.torch_model import InCTRLModel
@@ -48,6 +49,10 @@ class InCTRL(InContextMixin, AnomalibModule):
         branches (list[str] | None): Branches to train: ``"image"`` (psi and eta) and ``"holistic"`` (phi); ``None`` for
             both, as the paper does. One that is neither trained nor loaded leaves the formula. With few and small
             auxiliary categories phi alone, with ``sort_patches``, is what helps on others.
+        image_branch (str): How psi and eta come about: ``"trained"`` by labels, as in the papers, or ``"distance"``:
+            set when training begins, to say how far an image lies from its references, in units of how far the
+            training categories lie apart (:mod:`anomalib_inctrl.embedding_distance`). What labels of few or of drawn
+            categories say about that distance need not hold on others. Left as they are if ``weights`` bring them.
         learning_rate (float): Of Adam, in training.
         feature_cache (str | Path | None): Folder in which training keeps the backbone's features, so that an image is
             encoded once; ``None`` encodes it in every step.
@@ -69,6 +74,9 @@ class InCTRL(InContextMixin, AnomalibModule):
             each way, ``"turned"`` by quarter turns and mirrored, for products in any orientation, or ``"none"``.
             ``None`` takes ``"shifted"`` for ``"inctrl-tiny"`` and else none, as the papers do. Training compares with
             the references alone.
+        residual_smoothing (float | None): Share of the mean over 3 x 3 neighbours in every patch residual, 0 to 1, so
+            that a single patch counts less than several. ``None`` takes 0.5 for ``"inctrl-tiny"`` and else 0, as the
+            papers do.
         geometry (str): ``"crop"`` resizes the shorter side and crops the centre, as the papers do; ``"squash"`` resizes
             both sides, so that the ends of long images are seen, distorted.
         calibration (str): Where threshold and score range come from: ``"validation"`` data, or the normal
@@ -103,6 +111,7 @@ class InCTRL(InContextMixin, AnomalibModule):
         blocks: list[int] | None = None,
         alpha: float = 0.5,
         branches: list[str] | None = None,
+        image_branch: ImageBranch = "trained",
         learning_rate: float = 1e-3,
         feature_cache: str | Path | None = None,
         double_sigmoid: bool = False,
@@ -112,6 +121,7 @@ class InCTRL(InContextMixin, AnomalibModule):
         decay_learning_rate: bool = False,
         sort_patches: bool = False,
         reference_views: ReferenceViews | None = None,
+        residual_smoothing: float | None = None,
         geometry: Geometry = "crop",
         calibration: Calibration = "validation",
         pre_processor: nn.Module | bool = True,
@@ -129,6 +139,7 @@ class InCTRL(InContextMixin, AnomalibModule):
             phase=phase,
             geometry=geometry,
             calibration=calibration,
+            image_branch=image_branch,
             learning_rate=learning_rate,
             feature_cache=feature_cache,
             double_sigmoid=double_sigmoid,
@@ -151,6 +162,7 @@ class InCTRL(InContextMixin, AnomalibModule):
             ClipBackbone(backbone, pretrained, blocks),
             alpha=alpha,
             reference_views=reference_views,
+            residual_smoothing=residual_smoothing,
             sort_patches=sort_patches,
         )
         self._finish(weights)

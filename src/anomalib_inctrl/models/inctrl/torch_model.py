@@ -87,6 +87,7 @@ class InCTRLModel(InContextModel):
         sort_patches (bool): Whether phi sees patches in descending order, see :class:`HolisticHead`; loaded weights
             decide for themselves.
         reference_views (str | None): See :class:`InContextModel`.
+        residual_smoothing (float | None): See :class:`InContextModel`.
     """
 
     HEADS: ClassVar[str] = "inctrl"
@@ -103,8 +104,9 @@ class InCTRLModel(InContextModel):
         *,
         sort_patches: bool = False,
         reference_views: ReferenceViews | None = None,
+        residual_smoothing: float | None = None,
     ) -> None:
-        super().__init__(backbone, branches, reference_views)
+        super().__init__(backbone, branches, reference_views, residual_smoothing)
         require_share("alpha", alpha)
         self.alpha = alpha
         self.adapter = ResidualAdapter(backbone.embed_dim)  # psi
@@ -128,7 +130,7 @@ class InCTRLModel(InContextModel):
         text_score = class_probability(query.pooled, context.prototypes)  # s_a
         if not context.has_references:
             return self._score_by_text(text_score)
-        patch_residuals = context.patch_residuals(query.patches)  # M_x
+        patch_residuals = self.compare_patches(query, context)  # M_x
         patch_score = patch_residuals.amax(dim=1)  # s_p
         image_score = holistic_score = None
         added, global_score = text_score, text_score

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from anomalib_inctrl.clip import ClipBackbone
 from anomalib_inctrl.data.auxiliary import AuxiliaryData
 from anomalib_inctrl.data.episodes import EpisodeBatch
+from anomalib_inctrl.embedding_distance import ImageBranch
 from anomalib_inctrl.in_context_mixin import InContextMixin, Phase
 from anomalib_inctrl.losses import dice_loss, focal_loss
 from anomalib_inctrl.models.inctrl_v2.torch_model import PATCH_SCALE, InCTRLv2Model
@@ -55,6 +56,10 @@ class InCTRLv2(InContextMixin, AnomalibModule):
             (OASL); ``None`` for all.
         pixel_loss (bool): Whether to train the maps with masks (L_P); without, the discriminative branch is not
             trained.
+        image_branch (str): How psi and eta come about: ``"trained"`` by labels, as in the papers, or ``"distance"``:
+            set when training begins, to say how far an image lies from its references, in units of how far the
+            training categories lie apart (:mod:`anomalib_inctrl.embedding_distance`). What labels of few or of drawn
+            categories say about that distance need not hold on others. Left as they are if ``weights`` bring them.
         learning_rate (float): Of Adam, in training.
         feature_cache (str | Path | None): Folder in which training keeps the backbone's features, so that an image is
             encoded once; ``None`` encodes it in every step.
@@ -77,6 +82,9 @@ class InCTRLv2(InContextMixin, AnomalibModule):
             each way, ``"turned"`` by quarter turns and mirrored, for products in any orientation, or ``"none"``.
             ``None`` takes ``"shifted"`` for ``"inctrl-tiny"`` and else none, as the papers do. Training compares with
             the references alone.
+        residual_smoothing (float | None): Share of the mean over 3 x 3 neighbours in every patch residual, 0 to 1, so
+            that a single patch counts less than several. ``None`` takes 0.5 for ``"inctrl-tiny"`` and else 0, as the
+            papers do.
         geometry (str): ``"crop"`` resizes the shorter side and crops the centre, as the papers do; ``"squash"`` resizes
             both sides, so that the ends of long images are seen, distorted.
         calibration (str): Where threshold and score range come from: ``"validation"`` data, or the normal
@@ -115,6 +123,7 @@ class InCTRLv2(InContextMixin, AnomalibModule):
         adapter_per_block: bool = False,
         branches: list[str] | None = None,
         pixel_loss: bool = True,
+        image_branch: ImageBranch = "trained",
         learning_rate: float = 1e-3,
         feature_cache: str | Path | None = None,
         double_sigmoid: bool = False,
@@ -124,6 +133,7 @@ class InCTRLv2(InContextMixin, AnomalibModule):
         decay_learning_rate: bool = False,
         image_score_loss: bool = False,
         reference_views: ReferenceViews | None = None,
+        residual_smoothing: float | None = None,
         geometry: Geometry = "crop",
         calibration: Calibration = "validation",
         pre_processor: nn.Module | bool = True,
@@ -141,6 +151,7 @@ class InCTRLv2(InContextMixin, AnomalibModule):
             phase=phase,
             geometry=geometry,
             calibration=calibration,
+            image_branch=image_branch,
             learning_rate=learning_rate,
             feature_cache=feature_cache,
             double_sigmoid=double_sigmoid,
@@ -150,8 +161,11 @@ class InCTRLv2(InContextMixin, AnomalibModule):
             decay_learning_rate=decay_learning_rate,
         )
         self._trained_branches = trained_branches(branches, pixel_loss=pixel_loss)
-        if image_score_loss and "image" not in self._trained_branches:
-            msg = f"image_score_loss needs the image branch, which branches={branches} leaves out."
+        if image_score_loss and (image_branch == "distance" or "image" not in self._trained_branches):
+            msg = (
+                f"image_score_loss needs the image branch to be trained, which branches={branches} with "
+                f"image_branch={image_branch!r} leaves out."
+            )
             raise ValueError(msg)
         self.pixel_loss = pixel_loss
         self.image_score_loss = image_score_loss
@@ -165,6 +179,7 @@ class InCTRLv2(InContextMixin, AnomalibModule):
             ClipBackbone(backbone, pretrained, blocks),
             alpha=alpha,
             reference_views=reference_views,
+            residual_smoothing=residual_smoothing,
             beta=beta,
             patch_scale=patch_scale,
             adapter_per_block=adapter_per_block,

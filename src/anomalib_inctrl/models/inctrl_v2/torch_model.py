@@ -131,6 +131,7 @@ class InCTRLv2Model(InContextModel):
         patch_scale (float): Factor on the similarities of patches and text; not public, see :data:`PATCH_SCALE`.
         adapter_per_block (bool): Whether every tapped block has an adapter of its own; not public.
         reference_views (str | None): See :class:`InContextModel`.
+        residual_smoothing (float | None): See :class:`InContextModel`.
     """
 
     HEADS: ClassVar[str] = "inctrl_v2"
@@ -150,8 +151,9 @@ class InCTRLv2Model(InContextModel):
         *,
         adapter_per_block: bool = False,
         reference_views: ReferenceViews | None = None,
+        residual_smoothing: float | None = None,
     ) -> None:
-        super().__init__(backbone, branches, reference_views)
+        super().__init__(backbone, branches, reference_views, residual_smoothing)
         require_share("alpha", alpha)
         require_share("beta", beta)
         if not patch_scale > 0:
@@ -195,7 +197,7 @@ class InCTRLv2Model(InContextModel):
         patch_residuals = patch_score = image_score = None
         text_score = score = class_probability(query.pooled, context.prototypes)  # s_q
         if context.has_references:
-            patch_residuals = context.patch_residuals(query.patches)  # M_x
+            patch_residuals = self.compare_patches(query, context)  # M_x
             patch_score = patch_residuals.amax(dim=1)  # s_p
             if "image" in branches:
                 image_score = image_residual_score(  # s_I
@@ -234,7 +236,7 @@ class InCTRLv2Model(InContextModel):
             tuple[Tensor, Tensor]: S^_a and M_n, both ``(B, N)``.
         """
         abnormality = self.one_class_adapter(query.patches, context.prototypes)
-        return abnormality, (context.patch_residuals(query.patches) + abnormality) / 2
+        return abnormality, (self.compare_patches(query, context) + abnormality) / 2
 
     def _pixel_map(
         self,
