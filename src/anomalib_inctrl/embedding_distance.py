@@ -20,40 +20,35 @@ if TYPE_CHECKING:
 ImageBranch = Literal["trained", "distance"]
 
 # Chosen on generated categories, photographs, textures and letters, see the embedded backbone's model card.
-_HALF = 0.85  # distance at which s_I is 0.5; 1 is how far categories lie apart
+_HALF = 0.95  # distance at which s_I is 0.5, see :func:`unit_of_distance`
 _STEEPNESS = 5.0
+_OWN = 0.95  # share of normal images that lie nearer to their own category than where the measure ends
 
 
 @torch.no_grad()
-def set_distance(adapter: ResidualAdapter, head: ScoreHead, embeddings: Tensor, categories: Sequence[str]) -> None:
+def set_distance(
+    adapter: ResidualAdapter, head: ScoreHead, embeddings: Tensor, categories: Sequence[str], anomalous: Sequence[bool]
+) -> None:
     """Make s_I rise with the distance of an image from the mean of its references.
 
     A sum of absolute coordinates, which ReLU layers can form exactly, stands for the length of the residual. It is
-    measured by how far the means of two categories lie apart on average, so that it does not depend on the backbone.
+    measured in :func:`unit_of_distance`, so that it does not depend on the backbone.
 
     Args:
         adapter (ResidualAdapter): psi; its bottleneck holds a coordinate with either sign.
         head (ScoreHead): eta.
         embeddings (Tensor): Of training images, ``(n, D)`` of any length.
         categories (Sequence[str]): Category of each.
+        anomalous (Sequence[bool]): Label of each.
 
     Raises:
         ValueError: If there are fewer than two categories, or they can't be told apart.
     """
-    names = sorted(set(categories))
-    if len(names) < 2:
-        msg = f"image_branch='distance' measures by how far categories lie apart and needs two, got {names}."
-        raise ValueError(msg)
     first, second, last = head.linear_layers
     count = min(adapter.down.out_features // 2, first.out_features // 2, len(embeddings) - 1)
     embeddings = embeddings.float()
     directions = principal_directions(embeddings, count)  # (d, D)
-    members = [torch.tensor([name == category for category in categories]) for name in names]
-    means = torch.stack([embeddings[rows].mean(dim=0) for rows in members]) @ directions.T  # (C, d)
-    apart = torch.cdist(means, means, p=1).sum() / (len(names) * (len(names) - 1))
-    if not apart > 0:
-        msg = f"image_branch='distance': the image embeddings of {names} are all the same."
-        raise ValueError(msg)
+    unit = unit_of_distance(embeddings @ directions.T, categories, anomalous)
 
     for parameter in (*adapter.parameters(), *head.parameters()):
         parameter.zero_()
@@ -63,9 +58,47 @@ def set_distance(adapter: ResidualAdapter, head: ScoreHead, embeddings: Tensor, 
     # psi has put out the positive and the negative parts of the coordinates; eta's first layer joins them again.
     signed = torch.cat([torch.eye(count), -torch.eye(count)], dim=1)
     first.weight[: 2 * count, : 2 * count] = torch.cat([signed, -signed])
-    second.weight[:, : 2 * count] = 1 / apart
+    second.weight[:, : 2 * count] = 1 / unit
     last.weight.fill_(_STEEPNESS / last.in_features)
     last.bias.fill_(-_STEEPNESS * _HALF)
+
+
+def unit_of_distance(coordinates: Tensor, categories: Sequence[str], anomalous: Sequence[bool]) -> float:
+    """How far an image lies from what it does not belong to: the unit of the distance that s_I rises with.
+
+    The mean distance between the means of two categories; or, where normal images of a category differ by more than
+    categories do, what nineteen of twenty stay within of their own.
+
+    Args:
+        coordinates (Tensor): Of image embeddings, ``(n, d)``.
+        categories (Sequence[str]): Category of each.
+        anomalous (Sequence[bool]): Label of each; means are those of all images.
+
+    Returns:
+        float: A sum of absolute differences of coordinates.
+
+    Raises:
+        ValueError: If there are fewer than two categories, or they can't be told apart.
+
+    Example:
+        >>> import torch
+        >>> coordinates = torch.tensor([[0.0, 1.0], [0.0, 3.0], [4.0, 2.0], [6.0, 2.0]])
+        >>> unit_of_distance(coordinates, ["nut", "nut", "bolt", "bolt"], [False] * 4)
+        5.0
+    """
+    names = sorted(set(categories))
+    if len(names) < 2:
+        msg = f"image_branch='distance' measures by how far categories lie apart and needs two, got {names}."
+        raise ValueError(msg)
+    places = torch.tensor([names.index(category) for category in categories], device=coordinates.device)
+    means = torch.stack([coordinates[places == i].mean(dim=0) for i in range(len(names))])
+    apart = torch.cdist(means, means, p=1).sum() / (len(names) * (len(names) - 1))
+    if not apart > 0:
+        msg = f"image_branch='distance': the image embeddings of {names} are all the same."
+        raise ValueError(msg)
+    normal = ~torch.tensor(anomalous, device=coordinates.device)
+    own = (coordinates - means[places]).abs().sum(dim=1)[normal]
+    return max(float(apart), float(own.quantile(_OWN)))
 
 
 def principal_directions(embeddings: Tensor, count: int) -> Tensor:

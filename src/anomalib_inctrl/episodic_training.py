@@ -144,7 +144,8 @@ class EpisodicTrainingMixin(_Host):
             images = datamodule.sample(_EMBEDDINGS)
             embeddings = self._embed([image.path for image in images], datamodule)
             psi, eta = (self.model.get_submodule(part) for part in self.model.BRANCHES[IMAGE_BRANCH])
-            set_distance(cast("ResidualAdapter", psi), cast("ScoreHead", eta), embeddings, [i.category for i in images])
+            categories, labels = [image.category for image in images], [image.anomalous for image in images]
+            set_distance(cast("ResidualAdapter", psi), cast("ScoreHead", eta), embeddings, categories, labels)
 
     @torch.no_grad()
     def _embed(self, paths: Sequence[str], datamodule: AuxiliaryData) -> Tensor:

@@ -284,7 +284,8 @@ def test_an_image_branch_that_measures_distances_is_set_once(kit, name, tmp_path
     transform, encode = run.model.pre_processor.transform, run.model.model.backbone.encode_image
     embeddings = encode(torch.stack([transform(read_image(image.path, as_tensor=True)) for image in images])).pooled
     adapter, head = (copy.deepcopy(part) for part in (run.model.model.adapter, run.model.model.image_head))
-    set_distance(adapter, head, embeddings, [image.category for image in images])
+    labels = [image.anomalous for image in images]
+    set_distance(adapter, head, embeddings, [image.category for image in images], labels)
     query, context = run.model._encode(kit.batch(run.model))
     scores = image_residual_score(query.pooled, context.pooled, adapter.eval(), head.eval())
     found = run.model.eval().model.score(query, context).image_score

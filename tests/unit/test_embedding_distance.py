@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from anomalib_inctrl.embedding_distance import principal_directions, set_distance
+from anomalib_inctrl.embedding_distance import principal_directions, set_distance, unit_of_distance
 from anomalib_inctrl.in_context import ResidualAdapter, ScoreHead, image_residual_score
 
 WIDTH = 64  # of which psi's bottleneck holds 8 directions with either sign
@@ -24,7 +24,7 @@ CATEGORIES = [name for name in ("nut", "bolt", "gear") for _ in range(20)]
 
 def heads(embeddings: torch.Tensor, categories: list[str]) -> tuple[ResidualAdapter, ScoreHead]:
     adapter, head = ResidualAdapter(WIDTH), ScoreHead(WIDTH)
-    set_distance(adapter, head, embeddings, categories)
+    set_distance(adapter, head, embeddings, categories, [False] * len(categories))
     return adapter.eval(), head.eval()
 
 
@@ -35,7 +35,7 @@ def written_out(embeddings: np.ndarray, query: np.ndarray, references: np.ndarra
     pairs = [(a, b) for i, a in enumerate(means) for b in means[:i]]
     apart = np.mean([np.abs(directions @ (a - b)).sum() for a, b in pairs])
     distance = np.abs(directions @ (references.mean(axis=0) - query)).sum() / apart
-    return 1 / (1 + np.exp(-5 * (distance - 0.85)))
+    return 1 / (1 + np.exp(-5 * (distance - 0.95)))
 
 
 def test_the_score_is_a_sigmoid_of_the_distance(embeddings: torch.Tensor):
@@ -60,7 +60,7 @@ def test_the_score_rises_on_the_way_to_another_category(embeddings: torch.Tensor
     way = torch.linspace(0, 1, 11)[:, None]
     scores = image_residual_score(here + way * (there - here), here[None], adapter, head)
     assert (scores.diff() > 0).all()
-    assert scores[0].item() == pytest.approx(1 / (1 + np.exp(5 * 0.85)), rel=1e-3)
+    assert scores[0].item() == pytest.approx(1 / (1 + np.exp(5 * 0.95)), rel=1e-3)
 
 
 def test_a_few_images_span_fewer_directions(embeddings: torch.Tensor):
@@ -68,6 +68,17 @@ def test_a_few_images_span_fewer_directions(embeddings: torch.Tensor):
     assert adapter.down.weight.abs().sum(dim=1).count_nonzero() == 6
     near, far = image_residual_score(embeddings[[1, 20]], embeddings[:1], adapter, head)
     assert near < 0.3 < 0.5 < far
+
+
+def test_normal_images_that_differ_more_than_categories_set_the_measure():
+    """Of two categories whose means lie 1 apart: what 95 of 100 stay within of their own."""
+    offsets = torch.linspace(-4, 4, 21)
+    coordinates = torch.cat([torch.stack([offsets, torch.zeros(21)], 1), torch.stack([offsets, torch.ones(21)], 1)])
+    categories = ["nut"] * 21 + ["bolt"] * 21
+    expected = np.quantile(np.abs(np.concatenate([offsets, offsets])), 0.95)
+    assert unit_of_distance(coordinates, categories, [False] * 42) == pytest.approx(expected)
+    outer = (coordinates[:, 0].abs() > 0.5).tolist()  # anomalous ones may lie far off
+    assert unit_of_distance(coordinates, categories, outer) == pytest.approx(1)
 
 
 def test_one_category_gives_no_measure(embeddings: torch.Tensor):
