@@ -78,7 +78,7 @@ class EpisodicTrainingMixin(_Host):
         if image_branch not in get_args(ImageBranch):
             msg = f"image_branch must be one of {list(get_args(ImageBranch))}, got {image_branch!r}."
             raise ValueError(msg)
-        self.image_branch = image_branch
+        self.image_branch, self._sets_distance = image_branch, False
         if not stretch_embeddings >= 1:
             msg = f"stretch_embeddings is the largest factor, 1 for none or more, got {stretch_embeddings}."
             raise ValueError(msg)
@@ -149,7 +149,7 @@ class EpisodicTrainingMixin(_Host):
 
     @torch.no_grad()
     def _embed(self, paths: Sequence[str], datamodule: AuxiliaryData) -> Tensor:
-        """Image embeddings ``(n, D)`` of files, from the cache if there is one."""
+        """Image embeddings ``(n, D)`` of files on the CPU, from the cache if there is one."""
         embedded_in = next(self.model.backbone.parameters())
         found = []
         for start in range(0, len(paths), _IMAGES_AT_ONCE):
@@ -159,7 +159,7 @@ class EpisodicTrainingMixin(_Host):
             else:
                 images = torch.stack([datamodule.transform(read_image(path, as_tensor=True)) for path in chunk])
                 found.append(self.model.encode(images.to(embedded_in)).pooled)
-        return torch.cat(found).to(self.device).float()
+        return torch.cat(found).cpu().float()
 
     def train(self, mode: bool = True) -> Any:
         """Switch to training, but for heads that are not trained: their batch norms are to stay what they are."""

@@ -9,6 +9,7 @@ The seed sets the weights, the episodes and the references.
 from __future__ import annotations
 
 import argparse
+import itertools
 import logging
 import sys
 import tempfile
@@ -99,7 +100,7 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=3e-4)
     parser.add_argument("--weights", help="heads to begin with; random ones without")
     parser.add_argument("--options", default="{}", help="of the model, besides the recommended ones, as YAML")
-    parser.add_argument("--k-shot", type=int, default=4)
+    parser.add_argument("--k-shots", type=int, nargs="+", default=[4], help="numbers of references to try heads with")
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
@@ -107,23 +108,25 @@ def main() -> None:
     tasks = {c: from_datamodule(DemoAD(root=args.data, category=c), transform) for part in PARTS for c in part}
     with tempfile.TemporaryDirectory() as folder:
         for name in args.models:
-            results = []
+            results: dict[int, list[np.ndarray]] = {k: [] for k in args.k_shots}
             for seed in range(args.seeds):
-                rows = []
+                rows: dict[int, list[list[float]]] = {k: [] for k in args.k_shots}
                 for left_out in PARTS:
                     trained = train(name, [c for c in tasks if c not in left_out], seed, Path(folder), args)
-                    for category in left_out:
-                        free = evaluate(MODELS[name](backbone="inctrl-tiny"), tasks[category], seed, args.k_shot)
-                        rows.append(free + evaluate(trained, tasks[category], seed, args.k_shot))
-                        report(f"{name}, seed {seed}, {category}: {np.round(rows[-1], 3)}")
-                results.append(np.mean(rows, axis=0))
-            free, after = np.split(np.array(results), 2, axis=1)
-            for measure, before, now in zip(("image AUROC", "pixel AUPRO"), free.T, after.T, strict=True):
-                gain = now - before
-                report(
-                    f"{name}, {measure}: training-free {before.round(3)}, trained {now.round(3)}, "
-                    f"gain {gain.mean():.3f}, its spread over seeds {gain.std(ddof=min(1, len(gain) - 1)):.3f}"
-                )
+                    for category, k in itertools.product(left_out, args.k_shots):
+                        free = evaluate(MODELS[name](backbone="inctrl-tiny"), tasks[category], seed, k)
+                        rows[k].append(free + evaluate(trained, tasks[category], seed, k))
+                        report(f"{name}, seed {seed}, {category}, K = {k}: {np.round(rows[k][-1], 3)}")
+                for k in args.k_shots:
+                    results[k].append(np.mean(rows[k], axis=0))
+            for k in args.k_shots:
+                free, after = np.split(np.array(results[k]), 2, axis=1)
+                for measure, before, now in zip(("image AUROC", "pixel AUPRO"), free.T, after.T, strict=True):
+                    gain = now - before
+                    report(
+                        f"{name}, K = {k}, {measure}: training-free {before.round(3)}, trained {now.round(3)}, "
+                        f"gain {gain.mean():.3f}, its spread over seeds {gain.std(ddof=min(1, len(gain) - 1)):.3f}"
+                    )
 
 
 if __name__ == "__main__":
