@@ -178,6 +178,8 @@ def test_key_does_not_depend_on_what_only_the_report_shows():
         ({"models": [{"name": "A"}]}, "ModelEntry lacks class_path"),
         ({"models": [{"class_path": "A"}, {"class_path": "A"}]}, "every entry needs a name of its own"),
         ({"shots": [1, 1]}, "shots must be different whole numbers from 0 on"),
+        ({"shots": [0]}, r"no model runs with any of shots=\[0\]"),
+        ({"models": [{"class_path": "A", "shots": [2]}]}, r"no model runs with any of shots=\[1\]"),
     ],
 )
 def test_wrong_configurations_are_told(change, message):

@@ -145,6 +145,12 @@ class Grid:
         if unknown:
             msg = f"few_shot_benchmark.data: model_args names {sorted(unknown)}, which is none of the models."
             raise ValueError(msg)
+        if not any(grid.shots_of(model) for model in grid.models):
+            msg = (
+                f"few_shot_benchmark: no model runs with any of shots={list(grid.shots)}: a model's own shots must be among "
+                "them, and 0 is for models that name it in theirs."
+            )
+            raise ValueError(msg)
         return grid
 
     def cells(self) -> list[Cell]:
