@@ -147,8 +147,8 @@ class Grid:
             raise ValueError(msg)
         if not any(grid.shots_of(model) for model in grid.models):
             msg = (
-                f"few_shot_benchmark: no model runs with any of shots={list(grid.shots)}: shots of a model's own must be "
-                "among them, and 0 is for models that name it in theirs."
+                f"few_shot_benchmark: no model runs with any of shots={list(grid.shots)}: a model's own must "
+                "be among them, and 0 is for models that name it in theirs."
             )
             raise ValueError(msg)
         return grid
