@@ -15,7 +15,7 @@ from anomalib.data import ImageBatch
 from anomalib.data.utils import read_image
 from anomalib.metrics import AUPRO, AUROC
 from anomalib.pre_processing.utils.spec import transform_to_spec
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the customary name
 
 from anomalib_inctrl.checkpoints import save_weights
@@ -29,7 +29,7 @@ from anomalib_inctrl.pair_residuals import PairResiduals
 from anomalib_inctrl.references import Context
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from anomalib.data import AnomalibDataModule
     from anomalib.models.components import AnomalibModule
@@ -164,9 +164,8 @@ class EpisodicTrainingMixin(_Host):
     def train(self, mode: bool = True) -> Any:
         """Switch to training, but for heads that are not trained: their batch norms are to stay what they are."""
         super().train(mode)
-        for branch, parts in self.model.BRANCHES.items():
-            for part in parts:
-                self.model.get_submodule(part).train(mode and branch in self._trained_branches)
+        for head in self._heads(trained=False):
+            head.eval()
         return self
 
     def on_fit_end(self) -> None:
@@ -216,26 +215,20 @@ class EpisodicTrainingMixin(_Host):
             drawn.append(self.scatter_embeddings * torch.rand(1, generator=generator) * directions)
         return torch.stack(drawn)
 
-    def _leave_image_branch(self) -> None:
-        """Take the image branch out of what is trained.
-
-        Raises:
-            ValueError: If nothing is left.
-        """
-        self._trained_branches = [branch for branch in self._trained_branches if branch != IMAGE_BRANCH]
-        if not self._trained_branches:
-            msg = "image_branch='distance' leaves nothing to train: take further branches, or image_branch='trained'."
-            raise ValueError(msg)
+    def _heads(self, *, trained: bool) -> Iterator[nn.Module]:
+        """Parts of the branches that are trained, or of the others."""
+        for branch in sorted(self.model.BRANCHES):
+            if (branch in self._trained_branches) == trained:
+                yield from (self.model.get_submodule(part) for part in self.model.BRANCHES[branch])
 
     def _train_only_what_is_used(self) -> None:
-        """Take the gradient from branches that are not trained; processes would wait for it in vain."""
-        for branch, parts in self.model.BRANCHES.items():
-            for part in parts:
-                self.model.get_submodule(part).requires_grad_(requires_grad=branch in self._trained_branches)
+        """Take gradients and batch statistics from other heads; processes would wait for the former in vain."""
+        for head in self._heads(trained=False):
+            head.requires_grad_(requires_grad=False)
+        self.train()
 
     def _optimizer(self) -> torch.optim.Optimizer:
-        parts = [part for branch in sorted(self._trained_branches) for part in self.model.BRANCHES[branch]]
-        parameters = [p for part in parts for p in self.model.get_submodule(part).parameters()]
+        parameters = [parameter for head in self._heads(trained=True) for parameter in head.parameters()]
         return torch.optim.Adam(parameters, lr=self.learning_rate)
 
     def _schedule(self, optimizer: torch.optim.Optimizer) -> Any:

@@ -120,17 +120,19 @@ class InContextMixin(EpisodicTrainingMixin, _Host):
         if weights is not None:
             self.training_record = load_weights(self.model, weights)
         elif self.phase == "train":
-            for head in (self.model.get_submodule(p) for b in self._trained_branches for p in self.model.BRANCHES[b]):
+            for head in self._heads(trained=True):
                 if isinstance(head, ScoreHead):
                     head.start_neutral()
         if self.phase == "train":
             loaded, wanted = self.model.branches, self._trained_branches
-            if self.image_branch == "distance":
-                self._leave_image_branch()
-            self._sets_distance = self._trained_branches != wanted and IMAGE_BRANCH not in loaded
             self.model.use_branches(loaded.union(wanted))
+            if self.image_branch == "distance":
+                self._sets_distance = IMAGE_BRANCH in wanted and IMAGE_BRANCH not in loaded
+                self._trained_branches = [branch for branch in wanted if branch != IMAGE_BRANCH]
+            if not self._trained_branches:
+                msg = f"image_branch='distance' leaves nothing of branches={wanted} to train: take further ones."
+                raise ValueError(msg)
             self._train_only_what_is_used()
-            self.train()
         self._said_training_free = False
 
     def configure_pre_processor(self, image_size: tuple[int, int] | None = None) -> ClipPreProcessor:

@@ -169,8 +169,8 @@ class AuxiliaryData(AnomalibDataModule):
         generator = np.random.default_rng([self.seed or 0, _SAMPLE_EPOCH])
         taken = []
         for category in pool.categories:
-            members = [image for image in pool.images if image.category == category]
-            taken += [members[i] for i in sorted(generator.permutation(len(members))[:share])]
+            members = [*pool.members.get((category, False), []), *pool.members.get((category, True), [])]
+            taken += [pool.images[i] for i in sorted(generator.permutation(members)[:share])]
         return taken
 
     @property
