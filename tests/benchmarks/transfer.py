@@ -28,6 +28,7 @@ from lightning.pytorch import seed_everything
 from tiny_evaluation import Task, from_datamodule
 
 from anomalib_inctrl import AuxiliaryData, DemoAD, InCTRL, InCTRLv2
+from anomalib_inctrl.clip import ImageFeatures
 from anomalib_inctrl.reference_images import draw
 
 PROJECT = Path(__file__).parents[2]
@@ -65,10 +66,9 @@ def train(name: str, categories: list[str], seed: int, folder: Path, args: argpa
 
 
 @torch.no_grad()
-def evaluate(model: Any, task: Task, draws: range, k_shot: int) -> np.ndarray:
+def evaluate(model: Any, task: Task, queries: ImageFeatures, draws: range, k_shot: int) -> np.ndarray:
     """Image AUROC and pixel AUPRO with ``k_shot`` references, means over draws of these."""
     torch_model = model.eval().model
-    queries = torch_model.encode(task.images[torch.as_tensor(task.queries)])
     values = []
     for number in draws:
         references = np.array(draw([f"{i:06}" for i in task.references], k_shot, number), dtype=int)
@@ -112,6 +112,9 @@ def main() -> None:
     tasks = {c: from_datamodule(DemoAD(root=args.data, category=c), transform) for part in PARTS for c in part}
     with tempfile.TemporaryDirectory() as folder:
         for name in args.models:
+            free = MODELS[name](backbone="inctrl-tiny")
+            with torch.no_grad():
+                queries = {c: free.model.encode(t.images[torch.as_tensor(t.queries)]) for c, t in tasks.items()}
             results: dict[int, list[np.ndarray]] = {k: [] for k in args.k_shots}
             for seed in range(args.seeds):
                 draws = range(seed * args.draws, (seed + 1) * args.draws)
@@ -119,8 +122,8 @@ def main() -> None:
                 for left_out in PARTS:
                     trained = train(name, [c for c in tasks if c not in left_out], seed, Path(folder), args)
                     for category, k in itertools.product(left_out, args.k_shots):
-                        both = (MODELS[name](backbone="inctrl-tiny"), trained)
-                        rows[k].append(np.concatenate([evaluate(m, tasks[category], draws, k) for m in both]))
+                        given = (tasks[category], queries[category], draws, k)
+                        rows[k].append(np.concatenate([evaluate(free, *given), evaluate(trained, *given)]))
                         report(f"{name}, seed {seed}, {category}, K = {k}: {np.round(rows[k][-1], 3)}")
                 for k in args.k_shots:
                     results[k].append(np.mean(rows[k], axis=0))
