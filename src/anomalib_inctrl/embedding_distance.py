@@ -22,7 +22,8 @@ ImageBranch = Literal["trained", "distance"]
 # Chosen on generated categories, photographs, textures and letters, see the embedded backbone's model card.
 _HALF = 0.95  # distance at which s_I is 0.5, see :func:`unit_of_distance`
 _STEEPNESS = 5.0
-_OWN = 0.95  # share of normal images that lie nearer to their own category than where the measure ends
+_OWN = 0.95  # share of normal images whose distance from their own category's mean counts as ordinary
+_BEYOND = 2.0  # how many times an ordinary distance is far, tried on photographs and textures
 
 
 @torch.no_grad()
@@ -66,8 +67,8 @@ def set_distance(
 def unit_of_distance(coordinates: Tensor, categories: Sequence[str], anomalous: Sequence[bool]) -> float:
     """How far an image lies from what it does not belong to: the unit of the distance that s_I rises with.
 
-    The mean distance between the means of two categories; or, where normal images of a category differ by more than
-    categories do, what nineteen of twenty stay within of their own.
+    The mean distance between the means of two categories; or, where normal images differ almost as much as categories
+    do, as photographs of few categories may, twice what nineteen of twenty stay within of their own mean.
 
     Args:
         coordinates (Tensor): Of image embeddings, ``(n, d)``.
@@ -98,7 +99,7 @@ def unit_of_distance(coordinates: Tensor, categories: Sequence[str], anomalous: 
         raise ValueError(msg)
     normal = ~torch.tensor(anomalous, device=coordinates.device)
     own = (coordinates - means[places]).abs().sum(dim=1)[normal]
-    return max(float(apart), float(own.quantile(_OWN)))
+    return max(float(apart), _BEYOND * float(own.quantile(_OWN)))
 
 
 def principal_directions(embeddings: Tensor, count: int) -> Tensor:
