@@ -307,7 +307,8 @@ class ClipBackbone(nn.Module):
     def _pool(self, tokens: Tensor, images: Tensor) -> Tensor:
         visual = self.visual
         if self.shapes is not None:
-            return self._project(tokens[:, 0]) + self._embed_shapes(images)
+            # Of length 1: normed, embeddings tell categories apart better (table in the model card).
+            return F.normalize(self._project(tokens[:, 0]) + self._embed_shapes(images), dim=-1)
         if visual.pool_type == "tok":
             return self._project(tokens[:, 0])
         if visual.final_ln_after_pool:

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from torch.nn import functional as F  # noqa: N812 - the customary name
 
 from anomalib_inctrl.clip import EMBEDDED_TRUNK, ClipBackbone
 from anomalib_inctrl.pretraining import __main__ as job
+from anomalib_inctrl.pretraining import shapes
 from anomalib_inctrl.pretraining.descriptor import describe
 from anomalib_inctrl.pretraining.embedding import EmbeddingTraining, SiblingDataset
 from anomalib_inctrl.pretraining.groups import GroupDataset, StepSampler
@@ -36,7 +38,8 @@ from anomalib_inctrl.pretraining.readout import (
     whole_words,
 )
 from anomalib_inctrl.pretraining.schedule import PHASES, STEPS, phase_at, rate_at
-from anomalib_inctrl.pretraining.shapes import ShapeDataset, ShapeTraining, hand_held
+from anomalib_inctrl.pretraining.shapes import PatchworkDataset, ShapeDataset, ShapeTraining
+from anomalib_inctrl.pretraining.variation import hand_held, light_unevenly, patchwork, smooth_fields
 from anomalib_inctrl.scoring import abnormality_margin, class_probability, nearest_residuals
 from anomalib_inctrl.shape_tower import ShapeTower
 
@@ -291,12 +294,14 @@ def test_whitening_makes_a_category_vary_alike_in_all_directions():
     torch.manual_seed(0)
     spread = torch.tensor([[2.0, 0.5, 0.0], [0.0, 1.0, 0.3], [0.0, 0.0, 0.6]])
     images = 10 * torch.randn(400, 1, 3) + torch.randn(400, 5, 3) @ spread
-    whitened = images @ category_whitening(images)
+    whitened = images @ category_whitening([images])
     centred = (whitened - whitened.mean(dim=1, keepdim=True)).flatten(0, 1)
     scatter = centred.T @ centred / (400 * 4)
     mean = (spread.T @ spread).trace() / 3
     torch.testing.assert_close(scatter, mean * torch.eye(3), atol=0.35, rtol=0)  # a ridge of a hundredth
-    torch.testing.assert_close(category_whitening(whitened), torch.eye(3), atol=0.15, rtol=0)
+    torch.testing.assert_close(category_whitening([whitened]), torch.eye(3), atol=0.15, rtol=0)
+    halves = [images[:300], images[300:, :3]]  # categories of fewer images count as much
+    torch.testing.assert_close(category_whitening(halves), category_whitening([images]), atol=0.15, rtol=0)
 
 
 def test_embeddings_turn_to_their_captions_and_away_from_what_is_avoided():
@@ -554,6 +559,54 @@ def test_shapes_repeat_by_seed_and_a_camera_held_by_hand_moves_them():
     assert levels.std() > 5  # exposed each on its own
 
 
+def test_a_second_material_shows_to_an_extent_that_differs_from_picture_to_picture():
+    ground = torch.full((3, 40, 3, 40, 40), 40, dtype=torch.uint8)
+    seeds = range(12)
+    shares = []
+    for seed in seeds:
+        mixed = patchwork(ground, ground + 160, np.random.default_rng(seed))
+        assert torch.equal(mixed, patchwork(ground, ground + 160, np.random.default_rng(seed)))
+        assert torch.equal(mixed[:, :, 0], mixed[:, :, 2])  # grey stays grey
+        shares.append((mixed.float() > 100).float().mean(dim=(2, 3, 4)))
+    shares = torch.stack(shares)  # (seeds, categories, pictures)
+    assert 0.3 < shares.mean() < 0.7
+    assert (shares.std(dim=2) > 0.01).all()
+    assert shares.mean(dim=2).std(dim=1).mean() > 0.05  # categories differ in it as well
+
+
+def test_uneven_light_multiplies_pictures_by_smooth_fields():
+    pictures = torch.full((2, 3, 3, 60, 60), 100.0)
+    pictures[..., 30:] = 50
+    lit = [light_unevenly(pictures, np.random.default_rng(seed)) for seed in range(10)]
+    changed = [found for found in lit if not torch.equal(found, pictures)]
+    assert 3 < len(changed) < 10  # mostly
+    for found in changed:
+        gain = found / pictures
+        torch.testing.assert_close(gain[:, :, 0], gain[:, :, 1])
+        assert gain.diff(dim=-1).abs().max() < 0.25
+        assert (gain[0, 0] - gain[0, 1]).abs().max() > 1e-3  # every picture has a light of its own
+
+
+def test_smooth_fields_are_as_coarse_as_asked():
+    fine, coarse = (smooth_fields(np.random.default_rng(0), 64, 80, scale) for scale in (8.0, 40.0))
+    assert fine.shape == coarse.shape == (64, 1, 80, 80)
+    steps = [field.diff(dim=-1).square().mean().sqrt() / field.std() for field in (fine, coarse)]
+    assert steps[0] / steps[1] == pytest.approx(5, rel=0.25)
+
+
+def test_every_batch_of_uneven_pictures_has_two_materials(monkeypatch):
+    data = PatchworkDataset(3, seed=3, side=64, groups=2, normals=2)
+    recorder = Mock(wraps=patchwork)
+    monkeypatch.setattr(shapes, "patchwork", recorder)
+    batches = [data[step] for step in range(3)]
+    assert recorder.call_count == 3
+    assert all(batch.shape == (2, 2, 3, 64, 64) and batch.dtype == torch.uint8 for batch in batches)
+    assert torch.equal(batches[1], data[1])
+    for call in recorder.call_args_list:
+        ground, patches, _ = call.args
+        assert not torch.equal(ground, patches)
+
+
 def test_the_convolutional_tower_learns_shapes_alone(grown):
     backbone = copy.deepcopy(grown)
     torch.manual_seed(0)
@@ -587,6 +640,7 @@ def test_a_run_broken_off_ends_as_one_that_was_not(tmp_path, monkeypatch):
     monkeypatch.setattr(job, "_EPOCH", 1)
     monkeypatch.setattr(job, "_READOUT_WORDS", 4)
     monkeypatch.setattr(job, "_LOOKED_AT", 2)
+    monkeypatch.setattr(job, "_UNEVEN_BATCHES", 2)
     stages = {"steps": 4, "embedding_steps": 2, "full_size_steps": 2, "shape_steps": 2}
     small = stages | {"groups": 2, "normals": 2, "anomalies": 1, "siblings": 2, "processes": 1}
     job.pretrain(tmp_path / "broken", stop_after=3, **small)

@@ -22,7 +22,7 @@ from anomalib_inctrl.pretraining.groups import GroupDataset, StepSampler
 from anomalib_inctrl.pretraining.growth import grow, resize
 from anomalib_inctrl.pretraining.readout import align_readout, whole_words
 from anomalib_inctrl.pretraining.schedule import PHASES, STEPS, first_step
-from anomalib_inctrl.pretraining.shapes import ShapeDataset, ShapeTraining
+from anomalib_inctrl.pretraining.shapes import PatchworkDataset, ShapeDataset, ShapeTraining
 from anomalib_inctrl.pretraining.training import Pretraining
 from anomalib_inctrl.shape_tower import ShapeTower
 
@@ -35,6 +35,7 @@ _EPOCH = 50  # steps from one checkpoint to the next
 _FULL_SIZE_RATE = 1e-4  # highest learning rate of the third stage
 _LOOKED_AT = 20  # batches that the second stage's first weights are solved on
 _READOUT_BATCHES, _READOUT_WORDS = 60, 256  # that the projection into the joint space is solved on at the end
+_UNEVEN_BATCHES = 120  # of surfaces of two materials, for it besides
 
 
 def pretrain(
@@ -123,7 +124,9 @@ def pretrain(
     if rank == 0 and stop_after >= ends[3]:
         words = whole_words(backbone, _READOUT_WORDS, torch.Generator().manual_seed(seed))
         unseen = GroupDataset(len(dataset), seed=seed + 1, side=size[0], **pictures)
-        align_readout(backbone, map(unseen.__getitem__, range(min(_READOUT_BATCHES, len(unseen)))), words)
+        plain = map(unseen.__getitem__, range(min(_READOUT_BATCHES, len(unseen))))
+        uneven = PatchworkDataset(_UNEVEN_BATCHES, seed + 1, size[0], groups, normals)
+        align_readout(backbone, plain, words, map(uneven.__getitem__, range(len(uneven))))
         write_weights(backbone, weights_file)
     return weights_file
 

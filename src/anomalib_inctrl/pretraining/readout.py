@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -13,22 +14,27 @@ from anomalib_inctrl.clip import fingerprint
 from anomalib_inctrl.pretraining.objective import ANOMALOUS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from anomalib_inctrl.clip import ClipBackbone
     from anomalib_inctrl.pretraining.groups import Groups
     from anomalib_inctrl.shape_tower import ShapeTower
 
 _RIDGE = 1e-2  # of the mean variance within categories
-_DIRECTIONS = 24  # of the joint space in which the states of some word differ
-_STILL = 10.0  # weight of the image embeddings' second moments beside the patches' covariance
+_DIRECTIONS = 200  # of the joint space in which the states of some word differ
+_STILL = 40.0  # weight of the image embeddings' second moments beside the patches' covariance
 _LOGIT_SCALE = 100.0  # CLIP's
 _SHAPES = 2.0  # length of what the convolutional tower says of an image, the class token's being 1
 _SHARE = 0.25  # of the log-odds; with all of them what little varies among images still counts too much
 
 
 @torch.no_grad()
-def align_readout(backbone: ClipBackbone, batches: Iterable[Groups], words: Sequence[str]) -> None:
+def align_readout(
+    backbone: ClipBackbone,
+    batches: Iterable[Groups],
+    words: Sequence[str],
+    uneven: Iterable[Tensor] = (),
+) -> None:
     """Let images tell categories apart, patches normal from anomalous by the text, and images next to nothing of that.
 
     What images are projected to, by their class token and by the convolutional tower, is scaled so that those of one
@@ -45,6 +51,8 @@ def align_readout(backbone: ClipBackbone, batches: Iterable[Groups], words: Sequ
         backbone (ClipBackbone): Its ``visual.proj`` and ``shapes.proj`` are changed in place.
         batches (Iterable[Groups]): Pictures to solve it on.
         words (Sequence[str]): Class names whose prompts span the directions, as many and as diverse as can be.
+        uneven (Iterable[Tensor]): Normal pictures of further categories, ``(G, R, 3, H, W)``, ``uint8``, which are to
+            vary alike in all directions as well.
 
     Raises:
         ValueError: If the backbone has no convolutional tower.
@@ -57,8 +65,12 @@ def align_readout(backbone: ClipBackbone, batches: Iterable[Groups], words: Sequ
 
     # Tokens as their projection has them, but for a rotation; shapes as they are.
     projections = backbone.visual.proj, cast("ShapeTower", backbone.shapes).proj
+    varied = [_encode_images(backbone, pictures) for pictures in uneven]
     parts = balance(
-        torch.linalg.qr(projections[0].mT).R.mT, tokens[:, :normals], torch.eye(shapes.shape[-1]), shapes[:, :normals]
+        torch.linalg.qr(projections[0].mT).R.mT,
+        [tokens[:, :normals], *(found[0] for found in varied)],
+        torch.eye(shapes.shape[-1]),
+        [shapes[:, :normals], *(found[1] for found in varied)],
     )
     coordinates = torch.block_diag(*parts)
     captions = backbone.encode_sentences([caption for batch in batches for caption in batch.captions])
@@ -74,8 +86,9 @@ def align_readout(backbone: ClipBackbone, batches: Iterable[Groups], words: Sequ
     backbone.fingerprint = fingerprint(backbone)
 
 
-def _encode(backbone: ClipBackbone, batches: Sequence[Groups]) -> tuple[Tensor, Tensor, Tensor]:
-    """What the projections into the joint space take: of patches ``(G, M, N, W)``, class tokens and shapes.
+@contextmanager
+def _unprojected(backbone: ClipBackbone) -> Iterator[ShapeTower]:
+    """Take the projections away, so that towers put out what these take, and give the convolutional one.
 
     Raises:
         ValueError: If the backbone has no convolutional tower.
@@ -85,38 +98,53 @@ def _encode(backbone: ClipBackbone, batches: Sequence[Groups]) -> tuple[Tensor, 
         msg = f"{backbone.name} has no convolutional tower; the readout is solved after the training of all towers."
         raise ValueError(msg)
     projection, visual.proj, backbone.shapes = visual.proj, None, None
-    found: list[tuple[Tensor, ...]] = []
     try:
+        yield tower
+    finally:
+        visual.proj, backbone.shapes = projection, tower
+
+
+def _encode(backbone: ClipBackbone, batches: Sequence[Groups]) -> tuple[Tensor, Tensor, Tensor]:
+    """What the projections into the joint space take: of patches ``(G, M, N, W)``, class tokens and shapes."""
+    found: list[tuple[Tensor, ...]] = []
+    with _unprojected(backbone) as tower:
         for batch in batches:
             pictures = backbone.from_pictures(batch.images.flatten(0, 1))
             features = backbone.encode_aligned(pictures)
             parts = features.aligned, features.pooled, tower.features(pictures)
             found.append(tuple(part.unflatten(0, batch.labels.shape) for part in parts))
-    finally:
-        visual.proj, backbone.shapes = projection, tower
     patches, tokens, shapes = (torch.cat(parts) for parts in zip(*found, strict=True))
     return patches, tokens, shapes
 
 
-def balance(tokens: Tensor, token_images: Tensor, shapes: Tensor, shape_images: Tensor) -> tuple[Tensor, Tensor]:
+def _encode_images(backbone: ClipBackbone, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Class tokens and shapes of pictures ``(G, R, 3, H, W)``."""
+    with _unprojected(backbone) as tower:
+        pictures = backbone.from_pictures(images.flatten(0, 1))
+        parts = backbone.encode_image(pictures).pooled, tower.features(pictures)
+    tokens, shapes = (part.unflatten(0, images.shape[:2]) for part in parts)
+    return tokens, shapes
+
+
+def balance(
+    tokens: Tensor, token_images: Sequence[Tensor], shapes: Tensor, shape_images: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
     """Whiten what each tower says by itself, and let shapes count twice as much as tokens.
 
     Args:
         tokens (Tensor): Projection of class tokens to begin with, ``(V, V)``.
-        token_images (Tensor): Class tokens of normal images, ``(G, R, V)``.
+        token_images (Sequence[Tensor]): Class tokens of normal images, ``(G, R, V)`` each.
         shapes (Tensor): That of the convolutional tower, ``(S, S)``.
-        shape_images (Tensor): What it says of these images, ``(G, R, S)``.
+        shape_images (Sequence[Tensor]): What it says of these images, ``(G, R, S)`` each.
 
     Returns:
         tuple[Tensor, Tensor]: Both projections, which together keep the mean length that tokens have alone.
     """
-    whitened = tuple(
-        start @ category_whitening(images @ start) for start, images in ((tokens, token_images), (shapes, shape_images))
-    )
-    lengths = [
-        (images @ projection).norm(dim=-1).mean()
-        for images, projection in zip((token_images, shape_images), whitened, strict=True)
-    ]
+    whitened, lengths = [], []
+    for start, parts in ((tokens, token_images), (shapes, shape_images)):
+        projection = start @ category_whitening([images @ start for images in parts])
+        whitened.append(projection)
+        lengths.append(torch.cat([(images @ projection).norm(dim=-1).flatten() for images in parts]).mean())
     total = math.hypot(1, _SHAPES)
     return whitened[0] / total, whitened[1] * (_SHAPES / total * lengths[0] / lengths[1])
 
@@ -138,20 +166,23 @@ def turn_to(images: Tensor, captions: Tensor, avoided: Tensor) -> Tensor:
     return (left @ right).to(images) @ free.mT
 
 
-def category_whitening(images: Tensor) -> Tensor:
+def category_whitening(parts: Sequence[Tensor]) -> Tensor:
     """Symmetric map after which embeddings of one category's normal images vary alike in all directions.
 
     Args:
-        images (Tensor): ``(G, R, D)``.
+        parts (Sequence[Tensor]): ``(G, R, D)`` each; numbers of categories and images may differ.
 
     Returns:
         Tensor: ``(D, D)``, positive definite.
     """
-    centred = (images - images.mean(dim=1, keepdim=True)).double()
-    scatter = (centred.mT @ centred).mean(dim=0) / (images.shape[1] - 1)
+    scatters = []
+    for images in parts:
+        centred = (images - images.mean(dim=1, keepdim=True)).double()
+        scatters.append(centred.mT @ centred / (images.shape[1] - 1))
+    scatter = torch.cat(scatters).mean(dim=0)
     ridge = _RIDGE * scatter.trace() / len(scatter) * torch.eye(len(scatter))
     values, vectors = torch.linalg.eigh(scatter + ridge)
-    return (vectors * (scatter.trace() / len(scatter) / values).sqrt() @ vectors.mT).to(images)
+    return (vectors * (scatter.trace() / len(scatter) / values).sqrt() @ vectors.mT).to(parts[0])
 
 
 def state_directions(prototypes: Tensor, count: int = _DIRECTIONS) -> tuple[Tensor, Tensor]:

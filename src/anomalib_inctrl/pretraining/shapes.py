@@ -9,14 +9,15 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - the customary name
 from torch.utils.data import Dataset
 
 from anomalib_inctrl.data.procedural import Category
 from anomalib_inctrl.data.procedural.glyphs import Handwriting
+from anomalib_inctrl.data.procedural.surfaces import SURFACES
 from anomalib_inctrl.pretraining.objective import category_loss, choose_references, prototype_distances
 from anomalib_inctrl.pretraining.optimization import adamw
 from anomalib_inctrl.pretraining.schedule import cycle_rate
+from anomalib_inctrl.pretraining.variation import hand_held, patchwork
 
 if TYPE_CHECKING:
     from anomalib_inctrl.clip import ClipBackbone
@@ -27,8 +28,8 @@ _KINDS = (0.35, 0.4, 0.25)  # shares of surfaces, objects and glyphs among the f
 _HANDWRITTEN = 0.4  # of the batches, in which normal pictures differ most from each other
 _UNRELATED = 0.12  # of the batches, in which categories are of any families
 _MOVED = 0.5  # of the batches, whose pictures are taken by hand
-_ZOOM, _TURN, _SHIFT = 0.22, 0.15, 0.2  # most of it: logarithm, radians, share of half a picture
-_CONTRAST, _BRIGHTNESS = 0.3, 30.0  # most of it: logarithm, 8-bit levels
+
+_SAME_FAMILY = 0.5  # of the batches of two materials
 
 
 class ShapeDataset(Dataset[Tensor]):
@@ -57,10 +58,17 @@ class ShapeDataset(Dataset[Tensor]):
             raise IndexError(step)
         generator = np.random.default_rng((self.seed, step))
         kind, moved = generator.random(2)
+        pictures = self._draw(generator, kind)
+        return hand_held(pictures, generator) if moved < _MOVED else pictures
+
+    def _draw(self, generator: np.random.Generator, kind: float) -> Tensor:
         first = Category.sample(generator, Handwriting if kind < _HANDWRITTEN else None, _KINDS)
+        return self._draw_relatives(generator, first, unrelated=kind > 1 - _UNRELATED)
+
+    def _draw_relatives(self, generator: np.random.Generator, first: Category, *, unrelated: bool = False) -> Tensor:
+        """Draw pictures of a category and of siblings under its camera, or of any others."""
         categories = [first]
         while len(categories) < self.groups:
-            unrelated = kind > 1 - _UNRELATED
             other = (
                 Category.sample(generator, kinds=_KINDS)
                 if unrelated
@@ -68,27 +76,34 @@ class ShapeDataset(Dataset[Tensor]):
             )
             categories.append(other)
         drawn = np.stack([category.draw_normal(generator, self.normals, self.side) for category in categories])
-        pictures = torch.from_numpy(drawn).permute(0, 1, 4, 2, 3).contiguous()
-        return hand_held(pictures, generator) if moved < _MOVED else pictures
+        return torch.from_numpy(drawn).permute(0, 1, 4, 2, 3).contiguous()
 
 
-def hand_held(pictures: Tensor, generator: np.random.Generator) -> Tensor:
-    """Take every picture ``(..., 3, H, W)``, ``uint8``, from another place and with another exposure.
+class PatchworkDataset(ShapeDataset):
+    """Batches of surfaces whose normal pictures differ as photographs do: in places they show a second material.
 
-    How much they differ is drawn for all of them together.
+    That is another of the same family or, in half of the batches, of any; light differs by places as well
+    (:func:`patchwork`). In half of the batches the camera is held by hand.
+
+    Args:
+        steps (int): Number of batches.
+        seed (int): Seed of everything drawn.
+        side (int): Height and width of the pictures in pixels.
+        groups (int): Categories in a batch, ``G``.
+        normals (int): Pictures of each, ``R``.
     """
-    flat = pictures.flatten(0, -4).float()
-    strength = generator.uniform(0.2, 1)
-    drawn = torch.from_numpy(strength * generator.uniform(-1, 1, (6, len(flat)))).float()
-    size, angle = torch.exp(_ZOOM * drawn[0]), _TURN * drawn[1]
-    cosine, sine, shift = size * angle.cos(), size * angle.sin(), _SHIFT * drawn[2:4]
-    rows = [torch.stack([cosine, -sine, shift[0]], dim=1), torch.stack([sine, cosine, shift[1]], dim=1)]
-    grid = F.affine_grid(torch.stack(rows, dim=1), list(flat.shape), align_corners=False)
-    moved = F.grid_sample(flat, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-    level = moved.mean(dim=(1, 2, 3), keepdim=True)
-    contrast, brightness = (d[:, None, None, None] for d in (torch.exp(_CONTRAST * drawn[4]), _BRIGHTNESS * drawn[5]))
-    exposed = (moved - level) * contrast + level + brightness
-    return exposed.round().clamp(0, 255).to(torch.uint8).unflatten(0, pictures.shape[:-3])
+
+    def _draw(self, generator: np.random.Generator, kind: float) -> Tensor:
+        del kind
+        first = self._sample_surface(generator)
+        ground = self._draw_relatives(generator, first)
+        second = first if generator.random() < _SAME_FAMILY else self._sample_surface(generator)
+        second = Category(second.family.sibling(generator), first.camera)
+        return patchwork(ground, self._draw_relatives(generator, second), generator)
+
+    @staticmethod
+    def _sample_surface(generator: np.random.Generator) -> Category:
+        return Category.sample(generator, SURFACES[generator.integers(len(SURFACES))])
 
 
 class ShapeTraining(LightningModule):
