@@ -42,7 +42,7 @@ def align_readout(
     images are (:func:`turn_to`), which changes no distance among images.
 
     Few images tell by themselves whether they are normal. What is left of their states is noise, and CLIP's factor 100
-    makes it a large part of a training-free score. So the few directions of the joint space in which prompts of the two
+    makes it a large part of a training-free score. So the directions of the joint space in which prompts of the two
     states differ are left free of images. The projection gains on the first of them Fisher's linear discriminant of
     damaged patches, among the combinations that do not vary from image to image. Margins of patches become a quarter
     of its log-odds.

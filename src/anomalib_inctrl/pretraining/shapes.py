@@ -28,7 +28,6 @@ _KINDS = (0.35, 0.4, 0.25)  # shares of surfaces, objects and glyphs among the f
 _HANDWRITTEN = 0.4  # of the batches, in which normal pictures differ most from each other
 _UNRELATED = 0.12  # of the batches, in which categories are of any families
 _MOVED = 0.5  # of the batches, whose pictures are taken by hand
-
 _SAME_FAMILY = 0.5  # of the batches of two materials
 
 
@@ -83,14 +82,7 @@ class PatchworkDataset(ShapeDataset):
     """Batches of surfaces whose normal pictures differ as photographs do: in places they show a second material.
 
     That is another of the same family or, in half of the batches, of any; light differs by places as well
-    (:func:`patchwork`). In half of the batches the camera is held by hand.
-
-    Args:
-        steps (int): Number of batches.
-        seed (int): Seed of everything drawn.
-        side (int): Height and width of the pictures in pixels.
-        groups (int): Categories in a batch, ``G``.
-        normals (int): Pictures of each, ``R``.
+    (:func:`patchwork`). Arguments, and how often the camera is held by hand, are those of :class:`ShapeDataset`.
     """
 
     def _draw(self, generator: np.random.Generator, kind: float) -> Tensor:
