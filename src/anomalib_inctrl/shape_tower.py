@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the customary name
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _CHANNELS = (48, 64, 96, 128)
 _SIDE = 80  # pixels to which images are reduced
 _CELLS = 5  # rows and columns of the last layer's cells
 _GROUPS = 8  # of channels that are normed together
-_WIDTH = 144  # of what is said of an image, before the projection into the joint space
+_WIDTH = 144  # of what a branch says of an image, before the projection into the joint space
+_BRANCHES = 2
 _FAINTEST = 0.05  # added to an image's deviation before division by it
 
 
@@ -21,35 +28,52 @@ class ShapeTower(nn.Module):
     transformer of this size needs more pictures to see past that than a convolutional network, to which parts are
     the same wherever they are (LeCun et al. 1998).
 
+    Its two branches begin after the first layers: what is learned of handwriting by the second leaves alone what the
+    first says of surfaces, and both together vary less by chance than either.
+
     Args:
         embed_dim (int): Size of the joint space, ``D``.
     """
 
     def __init__(self, embed_dim: int) -> None:
         super().__init__()
-        first, *others = _CHANNELS
-        self.stem = nn.Sequential(nn.Conv2d(6, first, 5, stride=2, padding=2), *_norm(first))
-        stages = []
-        for before, after in zip(_CHANNELS, others, strict=False):
-            stages += [nn.MaxPool2d(2), nn.Conv2d(before, after, 3, padding=1), *_norm(after)]
-            stages += [nn.Conv2d(after, after, 3, padding=1), *_norm(after)]
-        self.stages = nn.Sequential(*stages)
-        self.readout = nn.Linear(_CHANNELS[-1] * (_CELLS**2 + 2), _WIDTH)
-        self.proj = nn.Parameter(torch.randn(_WIDTH, embed_dim) * embed_dim**-0.5)
+        first, second, *others = _CHANNELS
+        self.stem = nn.Sequential(nn.Conv2d(6, first, 5, stride=2, padding=2), *_norm(first), *_stage(first, second))
+        self.branches = nn.ModuleList(_Branch((second, *others)) for _ in range(_BRANCHES))
+        self.proj = nn.Parameter(torch.randn(_BRANCHES * _WIDTH, embed_dim) * embed_dim**-0.5)
 
     def features(self, images: Tensor) -> Tensor:
-        """Describe preprocessed images ``(B, 3, H, W)`` by vectors ``(B, 144)`` of length 12."""
+        """Describe preprocessed images ``(B, 3, H, W)`` by a vector of length 12 from each branch, ``(B, 2, 144)``."""
+        seen = self.see(images)
+        return torch.stack([branch(seen) for branch in self.branches], dim=1)
+
+    def see(self, images: Tensor) -> Tensor:
+        """Take preprocessed images ``(B, 3, H, W)`` through the layers that branches share, ``(B, 64, 20, 20)``."""
         colours = F.adaptive_avg_pool2d(images, _SIDE)
         centred = colours - colours.mean(dim=(1, 2, 3), keepdim=True)
         deviation = centred.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
-        seen = self.stages(self.stem(torch.cat([colours, centred / (deviation + _FAINTEST)], dim=1)))
-        anywhere = torch.cat([seen.mean(dim=(2, 3)), seen.amax(dim=(2, 3))], dim=1)
-        described = self.readout(torch.cat([seen.flatten(1), anywhere], dim=1))
-        return F.layer_norm(described, (_WIDTH,))
+        return self.stem(torch.cat([colours, centred / (deviation + _FAINTEST)], dim=1))
 
     def forward(self, images: Tensor) -> Tensor:
         """Embed preprocessed images ``(B, 3, H, W)`` in the joint space, ``(B, D)``."""
-        return self.features(images) @ self.proj
+        return self.features(images).flatten(1) @ self.proj
+
+
+class _Branch(nn.Module):
+    def __init__(self, channels: Sequence[int]) -> None:
+        super().__init__()
+        self.stages = nn.Sequential(*(layer for pair in pairwise(channels) for layer in _stage(*pair)))
+        self.readout = nn.Linear(channels[-1] * (_CELLS**2 + 2), _WIDTH)
+
+    def forward(self, seen: Tensor) -> Tensor:
+        seen = self.stages(seen)
+        anywhere = torch.cat([seen.mean(dim=(2, 3)), seen.amax(dim=(2, 3))], dim=1)
+        return F.layer_norm(self.readout(torch.cat([seen.flatten(1), anywhere], dim=1)), (_WIDTH,))
+
+
+def _stage(before: int, after: int) -> tuple[nn.Module, ...]:
+    first, second = nn.Conv2d(before, after, 3, padding=1), nn.Conv2d(after, after, 3, padding=1)
+    return nn.MaxPool2d(2), first, *_norm(after), second, *_norm(after)
 
 
 def _norm(channels: int) -> tuple[nn.Module, nn.Module]:

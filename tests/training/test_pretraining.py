@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812 - the customary name
 
 from anomalib_inctrl.clip import EMBEDDED_TRUNK, ClipBackbone
+from anomalib_inctrl.data.procedural.glyphs import Handwriting
 from anomalib_inctrl.pretraining import __main__ as job
 from anomalib_inctrl.pretraining import shapes
 from anomalib_inctrl.pretraining.descriptor import describe
@@ -539,6 +540,20 @@ def test_siblings_repeat_by_seed_and_are_of_one_family(monkeypatch):
         data[5]
 
 
+def test_batches_of_shapes_are_handwriting_as_often_as_wanted(monkeypatch):
+    families = []
+    monkeypatch.setattr(
+        ShapeDataset, "_draw_relatives", lambda self, generator, first, **kwargs: families.append(type(first.family))
+    )
+    monkeypatch.setattr(shapes, "hand_held", lambda pictures, generator: pictures)
+    for share in (0.0, 0.7):
+        families.clear()
+        data = ShapeDataset(200, seed=1, handwritten=share)
+        [data[step] for step in range(200)]
+        found = sum(family is Handwriting for family in families) / 200
+        assert found == pytest.approx(share + 0.05 * (1 - share), abs=0.06)  # one of five families of a quarter
+
+
 def test_shapes_repeat_by_seed_and_a_camera_held_by_hand_moves_them():
     data = ShapeDataset(12, seed=3, groups=3, normals=2)
     batches = [data[step] for step in range(12)]
@@ -607,15 +622,21 @@ def test_every_batch_of_uneven_pictures_has_two_materials(monkeypatch):
         assert not torch.equal(ground, patches)
 
 
-def test_the_convolutional_tower_learns_shapes_alone(grown):
+@pytest.mark.parametrize("branch", [0, 1])
+def test_a_branch_of_the_convolutional_tower_learns_shapes_alone(grown, branch):
     backbone = copy.deepcopy(grown)
     torch.manual_seed(0)
-    backbone.shapes = ShapeTower(backbone.embed_dim)
-    module = ShapeTraining(backbone, steps=30, seed=0)
+    tower = backbone.shapes = ShapeTower(backbone.embed_dim)
+    module = ShapeTraining(backbone, steps=30, seed=0, branch=branch)
     module.log = lambda *args, **kwargs: None
     trained = {name for name, p in module.named_parameters() if p.requires_grad}
-    assert trained == {name for name, _ in module.named_parameters()} - {"tower.proj"}
+    own = ("scale", f"tower.branches.{branch}.", *(["tower.stem."] if branch == 0 else []))
+    assert trained == {name for name, _ in module.named_parameters() if name.startswith(own)}
     assert not any(p.requires_grad for p in backbone.visual.transformer.resblocks[0].parameters())
+    if branch:  # it goes on from the first
+        first = tower.branches[0].state_dict()
+        assert all(torch.equal(value, first[name]) for name, value in tower.branches[1].state_dict().items())
+    before = copy.deepcopy(tower.state_dict())
     optimizer = module.configure_optimizers()["optimizer"]
     for group in optimizer.param_groups:
         group["lr"] = 3e-4
@@ -628,6 +649,8 @@ def test_the_convolutional_tower_learns_shapes_alone(grown):
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0]
+    changed = {f"tower.{name}" for name, value in tower.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == trained - {"scale"}
 
 
 def test_a_readout_without_convolutional_tower_is_refused(grown):
@@ -641,7 +664,7 @@ def test_a_run_broken_off_ends_as_one_that_was_not(tmp_path, monkeypatch):
     monkeypatch.setattr(job, "_READOUT_WORDS", 4)
     monkeypatch.setattr(job, "_LOOKED_AT", 2)
     monkeypatch.setattr(job, "_UNEVEN_BATCHES", 2)
-    stages = {"steps": 4, "embedding_steps": 2, "full_size_steps": 2, "shape_steps": 2}
+    stages = {"steps": 4, "embedding_steps": 2, "full_size_steps": 2, "shape_steps": 2, "handwriting_steps": 2}
     small = stages | {"groups": 2, "normals": 2, "anomalies": 1, "siblings": 2, "processes": 1}
     job.pretrain(tmp_path / "broken", stop_after=3, **small)
     assert (tmp_path / "broken/before_last_phase.safetensors").is_file()
@@ -654,6 +677,9 @@ def test_a_run_broken_off_ends_as_one_that_was_not(tmp_path, monkeypatch):
     assert not (tmp_path / "broken/shapes.ckpt").is_file()
     job.pretrain(tmp_path / "broken", stop_after=9, **small)
     assert (tmp_path / "broken/shapes.ckpt").is_file()
+    assert not (tmp_path / "broken/handwriting.ckpt").is_file()
+    job.pretrain(tmp_path / "broken", stop_after=11, **small)
+    assert (tmp_path / "broken/handwriting.ckpt").is_file()
     assert not (tmp_path / "broken/inctrl-tiny.safetensors").is_file()
     broken = job.pretrain(tmp_path / "broken", **small)
     whole = job.pretrain(tmp_path / "whole", **small)

@@ -113,10 +113,10 @@ def test_the_convolutional_tower_sees_contrast_but_no_more_than_a_quarter_of_the
     coarse = torch.randn(2, 3, 80, 80)
     images = coarse.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
     features = tower.features(images)
-    assert features.shape == (2, 144)
-    torch.testing.assert_close(features.norm(dim=1), torch.full((2,), 12.0), rtol=1e-4, atol=0)
+    assert features.shape == (2, 2, 144)
+    torch.testing.assert_close(features.norm(dim=2), torch.full((2, 2), 12.0), rtol=1e-4, atol=0)
     torch.testing.assert_close(tower.features(coarse), features)
-    torch.testing.assert_close(tower(images), features @ tower.proj)
+    torch.testing.assert_close(tower(images), features[:, 0] @ tower.proj[:144] + features[:, 1] @ tower.proj[144:])
     # Half of its input is the image brought to mean 0 and deviation 1, written out here.
     seen: list[torch.Tensor] = []
     hook = tower.stem.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))

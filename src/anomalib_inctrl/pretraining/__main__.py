@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _EPOCH = 50  # steps from one checkpoint to the next
 _FULL_SIZE_RATE = 1e-4  # highest learning rate of the third stage
+_HANDWRITTEN, _HANDWRITING_RATE = 0.6, 7e-4  # share of the fifth stage's batches; its highest learning rate
 _LOOKED_AT = 20  # batches that the second stage's first weights are solved on
 _READOUT_BATCHES, _READOUT_WORDS = 60, 256  # that the projection into the joint space is solved on at the end
 _UNEVEN_BATCHES = 120  # of surfaces of two materials, for it besides
@@ -44,6 +45,7 @@ def pretrain(
     embedding_steps: int = 3000,
     full_size_steps: int = 600,
     shape_steps: int = 3600,
+    handwriting_steps: int = 1200,
     seed: int = 0,
     groups: int = 6,
     normals: int = 4,
@@ -56,11 +58,11 @@ def pretrain(
 ) -> Path:
     """Train inctrl-tiny from scratch on generated pictures, and write its weights for the wheel.
 
-    Started again with the same arguments, it goes on from its last checkpoint (one every 50 steps). There are four
+    Started again with the same arguments, it goes on from its last checkpoint (one every 50 steps). There are five
     stages: patches and texts, whose weights are the average of those before and after the last phase
     (:func:`average_with`); on top of them, blocks for the image embedding alone; these again on images of the
-    embedded backbone's full size; and the convolutional tower, which needs none of the others. At the end the
-    projections of both towers into the joint space are solved.
+    embedded backbone's full size; the convolutional tower, which needs none of the others; and its second branch, to
+    which more is shown of handwriting. At the end the projections of both towers into the joint space are solved.
 
     Args:
         output: Folder for checkpoints, logs and ``inctrl-tiny.safetensors``.
@@ -68,6 +70,7 @@ def pretrain(
         embedding_steps: Optimiser steps of the second stage, in multiples of 50.
         full_size_steps: Optimiser steps of the third stage, in multiples of 50.
         shape_steps: Optimiser steps of the fourth stage, in multiples of 50.
+        handwriting_steps: Optimiser steps of the fifth stage, in multiples of 50.
         seed: Seed of the first weights, the pictures and the references.
         groups: Categories in a batch of the first stage.
         normals: Normal pictures of each category.
@@ -83,7 +86,7 @@ def pretrain(
     """
     seed_everything(seed)
     weights_file = output / "inctrl-tiny.safetensors"
-    ends = list(accumulate((steps, embedding_steps, full_size_steps, shape_steps)))
+    ends = list(accumulate((steps, embedding_steps, full_size_steps, shape_steps, handwriting_steps)))
     stop_after = ends[-1] if stop_after is None else stop_after
     module = Pretraining(steps, seed=seed, learning_rate=learning_rate, weights=weights)
     trunk = module.backbone
@@ -120,8 +123,15 @@ def pretrain(
     backbone.shapes = ShapeTower(backbone.embed_dim)
     shapes = ShapeDataset(shape_steps * processes, seed + 3)
     trained = ShapeTraining(backbone, shape_steps, seed)
-    rank = fit(trained, shapes, output / "shapes.ckpt", stop_after - ends[2], processes)
-    if rank == 0 and stop_after >= ends[3]:
+    fit(trained, shapes, output / "shapes.ckpt", min(stop_after, ends[3]) - ends[2], processes)
+    if stop_after < ends[3]:
+        return weights_file
+
+    shapes = ShapeDataset(handwriting_steps * processes, seed + 4, handwritten=_HANDWRITTEN)
+    scale = float(trained.scale.detach().exp())
+    trained = ShapeTraining(backbone, handwriting_steps, seed + 1, _HANDWRITING_RATE, scale=scale, branch=1)
+    rank = fit(trained, shapes, output / "handwriting.ckpt", stop_after - ends[3], processes)
+    if rank == 0 and stop_after >= ends[4]:
         words = whole_words(backbone, _READOUT_WORDS, torch.Generator().manual_seed(seed))
         unseen = GroupDataset(len(dataset), seed=seed + 1, side=size[0], **pictures)
         plain = map(unseen.__getitem__, range(min(_READOUT_BATCHES, len(unseen))))

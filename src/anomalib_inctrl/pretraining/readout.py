@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the customary name
 
 from anomalib_inctrl.clip import fingerprint
+from anomalib_inctrl.embedding_distance import principal_directions
 from anomalib_inctrl.pretraining.objective import ANOMALOUS
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ _RIDGE = 1e-2  # of the mean variance within categories
 _DIRECTIONS = 200  # of the joint space in which the states of some word differ
 _STILL = 40.0  # weight of the image embeddings' second moments beside the patches' covariance
 _LOGIT_SCALE = 100.0  # CLIP's
-_SHAPES = 2.0  # length of what the convolutional tower says of an image, the class token's being 1
+_SHAPES = 2.0  # length of what the convolutional tower says of an image, its branches together; the class token's is 1
 _SHARE = 0.25  # of the log-odds; with all of them what little varies among images still counts too much
 
 
@@ -37,9 +38,9 @@ def align_readout(
 ) -> None:
     """Let images tell categories apart, patches normal from anomalous by the text, and images next to nothing of that.
 
-    What images are projected to, by their class token and by the convolutional tower, is scaled so that those of one
-    category vary alike in all directions (Fisher's discriminant for categories). It is turned to where the captions of
-    images are (:func:`turn_to`), which changes no distance among images.
+    What images are projected to, by their class token and by each branch of the convolutional tower, is scaled so that
+    those of one category vary alike in all directions (Fisher's discriminant for categories). It is turned to where the
+    captions of images are (:func:`turn_to`), which changes no distance among images but by what has no room there.
 
     Few images tell by themselves whether they are normal. What is left of their states is noise, and CLIP's factor 100
     makes it a large part of a training-free score. So the directions of the joint space in which prompts of the two
@@ -59,23 +60,26 @@ def align_readout(
     """
     batches = list(batches)
     patches, tokens, shapes = _encode(backbone, batches)
-    images = torch.cat([tokens, shapes], dim=-1)
+    branches, width = shapes.shape[-2:]
+    images = torch.cat([tokens, shapes.flatten(-2)], dim=-1)
     normals = int((~batches[0].labels[0]).sum())
     directions, distance = state_directions(torch.stack([backbone.text_prototypes(word) for word in words]))
 
     # Tokens as their projection has them, but for a rotation; shapes as they are.
     projections = backbone.visual.proj, cast("ShapeTower", backbone.shapes).proj
-    varied = [_encode_images(backbone, pictures) for pictures in uneven]
-    parts = balance(
-        torch.linalg.qr(projections[0].mT).R.mT,
-        [tokens[:, :normals], *(found[0] for found in varied)],
-        torch.eye(shapes.shape[-1]),
-        [shapes[:, :normals], *(found[1] for found in varied)],
-    )
+    varied = (_encode_images(backbone, pictures) for pictures in uneven)
+    normal_tokens, normal_shapes = zip((tokens[:, :normals], shapes[:, :normals]), *varied, strict=True)
+    parts = [balance(torch.linalg.qr(projections[0].mT).R.mT, normal_tokens)]
+    for branch in range(branches):
+        described = [images[..., branch, :] for images in normal_shapes]
+        parts.append(_SHAPES / math.sqrt(branches) * balance(torch.eye(width), described))
     coordinates = torch.block_diag(*parts)
+    room = min(len(coordinates), projections[0].shape[1] - len(directions))
+    normal_images = images[:, :normals].flatten(0, 1)
+    coordinates = coordinates @ principal_directions(normal_images @ coordinates, room).mT
     captions = backbone.encode_sentences([caption for batch in batches for caption in batch.captions])
     shown = F.normalize(images[:, [0, -1]].flatten(0, 1) @ coordinates, dim=-1)
-    turned = (coordinates @ turn_to(shown, captions, directions)).split((tokens.shape[-1], shapes.shape[-1]))
+    turned = (coordinates @ turn_to(shown, captions, directions)).split((tokens.shape[-1], branches * width))
 
     coverage = torch.cat([batch.coverage for batch in batches])
     weights = still_discriminant(patches, coverage, F.normalize(tokens.flatten(0, 1), dim=-1))
@@ -126,27 +130,18 @@ def _encode_images(backbone: ClipBackbone, images: Tensor) -> tuple[Tensor, Tens
     return tokens, shapes
 
 
-def balance(
-    tokens: Tensor, token_images: Sequence[Tensor], shapes: Tensor, shape_images: Sequence[Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Whiten what each tower says by itself, and let shapes count twice as much as tokens.
+def balance(start: Tensor, images: Sequence[Tensor]) -> Tensor:
+    """Whiten what is said of images, and bring it to a mean length of 1.
 
     Args:
-        tokens (Tensor): Projection of class tokens to begin with, ``(V, V)``.
-        token_images (Sequence[Tensor]): Class tokens of normal images, ``(G, R, V)`` each.
-        shapes (Tensor): That of the convolutional tower, ``(S, S)``.
-        shape_images (Sequence[Tensor]): What it says of these images, ``(G, R, S)`` each.
+        start (Tensor): Projection to begin with, ``(E, E)``.
+        images (Sequence[Tensor]): What is said of normal ones, ``(G, R, E)`` each, see :func:`category_whitening`.
 
     Returns:
-        tuple[Tensor, Tensor]: Both projections, which together keep the mean length that tokens have alone.
+        Tensor: ``(E, E)``.
     """
-    whitened, lengths = [], []
-    for start, parts in ((tokens, token_images), (shapes, shape_images)):
-        projection = start @ category_whitening([images @ start for images in parts])
-        whitened.append(projection)
-        lengths.append(torch.cat([(images @ projection).norm(dim=-1).flatten() for images in parts]).mean())
-    total = math.hypot(1, _SHAPES)
-    return whitened[0] / total, whitened[1] * (_SHAPES / total * lengths[0] / lengths[1])
+    projection = start @ category_whitening([part @ start for part in images])
+    return projection / torch.cat([(part @ projection).norm(dim=-1).flatten() for part in images]).mean()
 
 
 def turn_to(images: Tensor, captions: Tensor, avoided: Tensor) -> Tensor:

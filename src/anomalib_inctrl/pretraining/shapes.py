@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 
 _KINDS = (0.35, 0.4, 0.25)  # shares of surfaces, objects and glyphs among the families
-_HANDWRITTEN = 0.4  # of the batches, in which normal pictures differ most from each other
 _UNRELATED = 0.12  # of the batches, in which categories are of any families
 _MOVED = 0.5  # of the batches, whose pictures are taken by hand
 _SAME_FAMILY = 0.5  # of the batches of two materials
@@ -42,10 +41,21 @@ class ShapeDataset(Dataset[Tensor]):
         side (int): Height and width of the pictures in pixels.
         groups (int): Categories in a batch, ``G``.
         normals (int): Pictures of each, ``R``.
+        handwritten (float): Share of the batches that are handwriting, in which normal pictures differ most from each
+            other.
     """
 
-    def __init__(self, steps: int, seed: int = 0, side: int = 80, groups: int = 16, normals: int = 4) -> None:
+    def __init__(
+        self,
+        steps: int,
+        seed: int = 0,
+        side: int = 80,
+        groups: int = 16,
+        normals: int = 4,
+        handwritten: float = 0.4,
+    ) -> None:
         self.steps, self.seed, self.side, self.groups, self.normals = steps, seed, side, groups, normals
+        self.handwritten = handwritten
 
     def __len__(self) -> int:
         """Count the batches."""
@@ -61,7 +71,7 @@ class ShapeDataset(Dataset[Tensor]):
         return hand_held(pictures, generator) if moved < _MOVED else pictures
 
     def _draw(self, generator: np.random.Generator, kind: float) -> Tensor:
-        first = Category.sample(generator, Handwriting if kind < _HANDWRITTEN else None, _KINDS)
+        first = Category.sample(generator, Handwriting if kind < self.handwritten else None, _KINDS)
         return self._draw_relatives(generator, first, unrelated=kind > 1 - _UNRELATED)
 
     def _draw_relatives(self, generator: np.random.Generator, first: Category, *, unrelated: bool = False) -> Tensor:
@@ -99,7 +109,9 @@ class PatchworkDataset(ShapeDataset):
 
 
 class ShapeTraining(LightningModule):
-    """Trains the embedded backbone's convolutional tower alone, on pictures of the size that it reduces images to.
+    """Trains a branch of the embedded backbone's convolutional tower, on pictures of the size it reduces images to.
+
+    What both branches share is trained with the first alone. Another one begins as a copy of the first.
 
     Args:
         backbone (ClipBackbone): Its convolutional tower is trained in place.
@@ -108,6 +120,7 @@ class ShapeTraining(LightningModule):
         learning_rate (float): The highest one.
         weight_decay (float): Of the weight matrices.
         scale (float): First factor on the cosines.
+        branch (int): The branch.
     """
 
     def __init__(
@@ -118,12 +131,18 @@ class ShapeTraining(LightningModule):
         learning_rate: float = 1e-3,
         weight_decay: float = 0.05,
         scale: float = 10.0,
+        branch: int = 0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore="backbone")
         self.tower = cast("ShapeTower", backbone.shapes)
-        self.tower.requires_grad_(requires_grad=True)
-        self.tower.proj.requires_grad = False  # solved at the end
+        self.tower.requires_grad_(requires_grad=False)  # the projection is solved at the end
+        first, self.branch = self.tower.branches[0], self.tower.branches[branch]
+        if branch:
+            self.branch.load_state_dict(first.state_dict())
+        else:
+            self.tower.stem.requires_grad_(requires_grad=True)
+        self.branch.requires_grad_(requires_grad=True)
         self._from_pictures = backbone.from_pictures
         self.scale = nn.Parameter(torch.tensor(math.log(scale)))
 
@@ -132,7 +151,7 @@ class ShapeTraining(LightningModule):
         del batch_idx
         torch.manual_seed(hash((self.hparams["seed"], self.global_step, self.global_rank)))
         groups, normals = batch.shape[:2]
-        described = self.tower.features(self._from_pictures(batch.flatten(0, 1)))
+        described = self.branch(self.tower.see(self._from_pictures(batch.flatten(0, 1))))
         with torch.autocast(self.device.type, enabled=False):
             described = described.float().unflatten(0, (groups, normals))
             chosen = choose_references(torch.zeros(groups, normals, dtype=torch.bool), normals)
