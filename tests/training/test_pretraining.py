@@ -12,7 +12,7 @@ from torch.nn import functional as F  # noqa: N812 - the customary name
 from anomalib_inctrl.clip import EMBEDDED_TRUNK, ClipBackbone
 from anomalib_inctrl.data.procedural.glyphs import Handwriting
 from anomalib_inctrl.pretraining import __main__ as job
-from anomalib_inctrl.pretraining import shapes
+from anomalib_inctrl.pretraining import readout, shapes
 from anomalib_inctrl.pretraining.descriptor import describe
 from anomalib_inctrl.pretraining.embedding import EmbeddingTraining, SiblingDataset
 from anomalib_inctrl.pretraining.groups import GroupDataset, StepSampler
@@ -32,6 +32,7 @@ from anomalib_inctrl.pretraining.objective import (
 )
 from anomalib_inctrl.pretraining.readout import (
     align_readout,
+    balance,
     category_whitening,
     state_directions,
     still_discriminant,
@@ -320,7 +321,17 @@ def test_embeddings_turn_to_their_captions_and_away_from_what_is_avoided():
     torch.testing.assert_close(exact, hidden, atol=1e-5, rtol=0)
 
 
-def test_readout_quietens_images_and_lets_patches_tell(trunk):
+@pytest.mark.parametrize("avoided", [6, 200])  # room for all that is said of images, or for the most of it
+def test_readout_quietens_images_and_lets_patches_tell(trunk, avoided, monkeypatch):
+    found = []
+
+    def more(prototypes):
+        directions, distance = state_directions(prototypes)
+        _, _, rest = torch.linalg.svd(directions)
+        found.append(torch.cat([directions, rest[len(directions) : avoided]]))
+        return found[-1], distance
+
+    monkeypatch.setattr(readout, "state_directions", more)
     backbone = ClipBackbone("inctrl-tiny", random=True)
     initialize(backbone, torch.Generator().manual_seed(0))
     resize(backbone, trunk, trunk.image_size)
@@ -353,6 +364,22 @@ def test_readout_quietens_images_and_lets_patches_tell(trunk):
         return (values[anomalous].mean() - values[normal].mean()) / values[normal].std()
 
     assert shift(telling) > max(0.3, shift(patches))
+    projections = torch.cat([backbone.visual.proj, backbone.shapes.proj])
+    (directions,) = found
+    assert len(directions) == avoided
+    assert (projections @ directions[1:].T).norm() < 1e-4 * projections.norm()
+    off = projections - projections @ directions.T @ directions
+    assert torch.linalg.matrix_rank(off.double(), rtol=1e-5) == min(len(off), 512 - avoided)
+
+
+def test_what_is_said_of_images_is_whitened_and_of_length_one():
+    torch.manual_seed(0)
+    images = [torch.randn(300, 4, 5) @ torch.diag(torch.arange(1.0, 6)) + 3, torch.randn(200, 3, 5)]
+    start = torch.eye(5) + 0.2 * torch.randn(5, 5)
+    described = [part @ balance(start, images) for part in images]
+    assert torch.cat([part.norm(dim=-1).flatten() for part in described]).mean() == pytest.approx(1)
+    scatter = torch.cat([torch.stack([group.T.cov() for group in part]) for part in described]).mean(dim=0)
+    torch.testing.assert_close(scatter / scatter.diag().mean(), torch.eye(5), atol=0.1, rtol=0)  # but for the ridge
 
 
 def test_batches_repeat_by_seed_and_hold_what_they_say():

@@ -137,14 +137,18 @@ class ShapeTraining(LightningModule):
         self.save_hyperparameters(ignore="backbone")
         self.tower = cast("ShapeTower", backbone.shapes)
         self.tower.requires_grad_(requires_grad=False)  # the projection is solved at the end
-        first, self.branch = self.tower.branches[0], self.tower.branches[branch]
         if branch:
-            self.branch.load_state_dict(first.state_dict())
+            self.branch.load_state_dict(self.tower.branches[0].state_dict())
         else:
             self.tower.stem.requires_grad_(requires_grad=True)
         self.branch.requires_grad_(requires_grad=True)
         self._from_pictures = backbone.from_pictures
         self.scale = nn.Parameter(torch.tensor(math.log(scale)))
+
+    @property
+    def branch(self) -> nn.Module:
+        """The branch that is trained."""
+        return self.tower.branches[self.hparams["branch"]]
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         """Tell the batch's categories apart by their prototypes."""
