@@ -28,8 +28,8 @@ class ShapeTower(nn.Module):
     transformer of this size needs more pictures to see past that than a convolutional network, to which parts are
     the same wherever they are (LeCun et al. 1998).
 
-    Its two branches begin after the first layers: what is learned of handwriting by the second leaves alone what the
-    first says of surfaces, and both together vary less by chance than either.
+    Its two branches begin after the first layers, so that what the second learns of handwriting leaves alone what the
+    first says of surfaces (compared with other ways in the model card).
 
     Args:
         embed_dim (int): Size of the joint space, ``D``.
