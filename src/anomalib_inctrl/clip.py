@@ -7,7 +7,7 @@ import hashlib
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from safetensors.torch import load
@@ -43,7 +43,7 @@ class ImageFeatures(NamedTuple):
     """What the vision tower says of a batch.
 
     Attributes:
-        patches (Tensor): Patch tokens of the tapped blocks, ``(B, L, N, W)``, neither normed nor projected.
+        patches (Tensor): Patch tokens of the backbone's layers, ``(B, L, N, W)``, neither normed nor projected.
         pooled (Tensor): Image embedding in the joint space, ``(B, D)``, not of unit length.
     """
 
@@ -55,7 +55,7 @@ class AlignedFeatures(NamedTuple):
     """What the vision tower says of a batch, with patches that can be compared with text.
 
     Attributes:
-        patches (Tensor): Patch tokens of the tapped blocks, ``(B, L, N, W)``, neither normed nor projected.
+        patches (Tensor): Patch tokens of the backbone's layers, ``(B, L, N, W)``, neither normed nor projected.
         pooled (Tensor): Image embedding in the joint space, ``(B, D)``, not of unit length.
         aligned (Tensor): Patch embeddings in the joint space, ``(B, N, D)``, unit length.
     """
@@ -76,8 +76,8 @@ class ImageConvention(NamedTuple):
 class ClipBackbone(nn.Module):
     """Frozen image and text towers of an open_clip model with a plain vision transformer.
 
-    The embedded backbone has a small convolutional tower besides (:mod:`anomalib_inctrl.shape_tower`), whose output is
-    added to the image embedding.
+    The embedded backbone has a small convolutional tower besides (:mod:`anomalib_inctrl.shape_tower`). Its output is
+    added to the image embedding, and what its first layers see are the patches of one more layer.
 
     Args:
         name (str): open_clip architecture, or ``"inctrl-tiny"`` for the embedded one.
@@ -143,6 +143,11 @@ class ClipBackbone(nn.Module):
         return self.grid_size[0] * self.grid_size[1]
 
     @property
+    def layers(self) -> tuple[str, ...]:
+        """What the patch tokens of an image are taken from, ``L`` names."""
+        return (*(f"block {index}" for index in self.blocks), *([] if self.shapes is None else ["convolutions"]))
+
+    @property
     def image_towers(self) -> nn.ModuleList:
         """What images pass through, all of the backbone but its text tower."""
         return nn.ModuleList([self.visual] if self.shapes is None else [self.visual, self.shapes])
@@ -164,14 +169,15 @@ class ClipBackbone(nn.Module):
             images (Tensor): Preprocessed images ``(B, 3, H, W)`` of the backbone's own size.
 
         Returns:
-            ImageFeatures: Patch tokens of the tapped blocks, and an embedding equal to open_clip's ``encode_image``,
-                to which the embedded backbone adds what its convolutional tower says.
+            ImageFeatures: Patch tokens of :attr:`layers`, and an embedding equal to open_clip's ``encode_image``, to
+                which the embedded backbone adds what its convolutional tower says.
 
         Raises:
             ValueError: If the images have another shape.
         """
-        patches, tokens, _ = self._run(images)
-        return ImageFeatures(patches=patches, pooled=self._pool(tokens, images))
+        taps, tokens, _ = self._run(images)
+        patches, seen = self._see(taps, images)
+        return ImageFeatures(patches=patches, pooled=self._pool(tokens, seen))
 
     def encode_aligned(self, images: Tensor, attention: PatchAttention = "self") -> AlignedFeatures:
         """Run the vision tower once, and bring its patches into the joint space as well.
@@ -188,7 +194,8 @@ class ClipBackbone(nn.Module):
         Returns:
             AlignedFeatures: Those of :meth:`encode_image`, and the patches' embeddings.
         """
-        patches, tokens, before = self._run(images)
+        taps, tokens, before = self._run(images)
+        patches, seen = self._see(taps, images)
         last = self.visual.transformer.resblocks[-1]
         mixed = before[:, 1:]
         if attention == "self":
@@ -198,7 +205,7 @@ class ClipBackbone(nn.Module):
             mixed = tokens[:, 1:]
         else:
             mixed = _residual_block(last, before, before)[:, 1:]
-        return AlignedFeatures(patches, self._pool(tokens, images), F.normalize(self._project(mixed), dim=-1))
+        return AlignedFeatures(patches, self._pool(tokens, seen), F.normalize(self._project(mixed), dim=-1))
 
     def encode_patches(self, images: Tensor) -> Tensor:
         """Run the vision tower up to the last tapped block, for whoever needs no image embedding.
@@ -207,12 +214,12 @@ class ClipBackbone(nn.Module):
             images (Tensor): As for :meth:`encode_image`.
 
         Returns:
-            Tensor: Patch tokens of the tapped blocks, ``(B, L, N, W)``.
+            Tensor: Patch tokens of :attr:`layers`, ``(B, L, N, W)``.
         """
-        return self._run(images, self.blocks[-1] + 1)[0]
+        return self._see(self._run(images, self.blocks[-1] + 1)[0], images)[0]
 
-    def _run(self, images: Tensor, depth: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Tapped patch tokens ``(B, L, N, W)``, the last block's output and its input, ``(B, 1 + N, W)``.
+    def _run(self, images: Tensor, depth: int | None = None) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Tapped patch tokens ``(B, N, W)`` each, the last block's output and its input, ``(B, 1 + N, W)``.
 
         The last of ``depth`` blocks, or of all. Of its output there is the class token alone if nobody needs the rest.
         """
@@ -225,7 +232,19 @@ class ClipBackbone(nn.Module):
             if index in self.blocks:
                 averaged = index == self.averaged_block
                 taps.append(neighbourhood_mean(tokens[:, 1:], self.grid_size) if averaged else tokens[:, 1:])
-        return torch.stack(taps, dim=1), tokens, before
+        return taps, tokens, before
+
+    def _see(self, taps: list[Tensor], images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Patch tokens of all layers, and what the convolutional tower sees of the images.
+
+        The tower works in the precision of its weights, under autocast too, see :meth:`_project`.
+        """
+        if self.shapes is None:
+            return torch.stack(taps, dim=1), None
+        with torch.autocast(images.device.type, enabled=False):
+            seen = self.shapes.see(images.to(self.shapes.proj.dtype))
+            patches = self.shapes.to_patches(seen, self.grid_size)
+        return torch.stack([*taps, patches.to(taps[0].dtype)], dim=1), seen
 
     def encode_sentences(self, sentences: Sequence[str]) -> Tensor:
         """Embed sentences in the joint space.
@@ -304,22 +323,18 @@ class ClipBackbone(nn.Module):
         tokens = torch.cat([class_token, patches], dim=1) + visual.positional_embedding.to(patches.dtype)
         return visual.ln_pre(tokens)
 
-    def _pool(self, tokens: Tensor, images: Tensor) -> Tensor:
+    def _pool(self, tokens: Tensor, seen: Tensor | None) -> Tensor:
         visual = self.visual
-        if self.shapes is not None:
+        if self.shapes is not None and seen is not None:
+            with torch.autocast(seen.device.type, enabled=False):
+                shapes = self.shapes.embed(seen)
             # Of length 1: normed, embeddings tell categories apart better (table in the model card).
-            return F.normalize(self._project(tokens[:, 0]) + self._embed_shapes(images), dim=-1)
+            return F.normalize(self._project(tokens[:, 0]) + shapes, dim=-1)
         if visual.pool_type == "tok":
             return self._project(tokens[:, 0])
         if visual.final_ln_after_pool:
             return self._project(tokens[:, 1:].mean(dim=1))
         return self._project(tokens[:, 1:]).mean(dim=1)
-
-    def _embed_shapes(self, images: Tensor) -> Tensor:
-        """Run the convolutional tower in the precision of its weights, see :meth:`_project`."""
-        shapes = cast("ShapeTower", self.shapes)
-        with torch.autocast(images.device.type, enabled=False):
-            return shapes(images.to(shapes.proj.dtype))
 
     def _project(self, tokens: Tensor) -> Tensor:
         """Norm tokens and take them into the joint space, under autocast too in the precision of the weights.
@@ -526,7 +541,8 @@ def create_shapes(name: str, *, random: bool = False) -> ShapeTower | None:
         return None
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(_SEED)
-        shapes = ShapeTower(_model_config(name)["embed_dim"])
+        config = _model_config(name)
+        shapes = ShapeTower(config["embed_dim"], config["vision_cfg"]["width"])
     if not random:
         shapes.load_state_dict(_embedded_weights()[1])
     return shapes

@@ -64,7 +64,7 @@ class FeatureCache:
         >>> from anomalib_inctrl.pre_processing import ClipPreProcessor
         >>> backbone = ClipBackbone("inctrl-tiny")
         >>> cache = FeatureCache("features", backbone, ClipPreProcessor(backbone.convention).transform)
-        >>> cache.bytes_per_image == 2 * (3 * backbone.num_patches * backbone.width + backbone.embed_dim)
+        >>> cache.bytes_per_image == 2 * (4 * backbone.num_patches * backbone.width + backbone.embed_dim)
         True
     """
 
@@ -77,7 +77,7 @@ class FeatureCache:
     ) -> None:
         self.backbone = backbone
         self.transform = transform
-        self._patches_shape = (len(backbone.blocks), backbone.num_patches, backbone.width)  # L, N, W
+        self._patches_shape = (len(backbone.layers), backbone.num_patches, backbone.width)  # L, N, W
         self.bytes_per_image = _VALUE.itemsize * (prod(self._patches_shape) + backbone.embed_dim)
         self._fingerprint = fingerprint(backbone)
         self._description = self._describe(_plain(transform, transform_spec))
@@ -220,7 +220,7 @@ class FeatureCache:
             write_atomically(self._file(digest), values.numpy().astype(_VALUE).tobytes())
 
     def _overflow(self, path: str, patches: Tensor, pooled: Tensor) -> str:
-        parts = dict(zip((f"block {index}" for index in self.backbone.blocks), patches, strict=True))
+        parts = dict(zip(self.backbone.layers, patches, strict=True))
         parts["the image embedding"] = pooled
         where, values = next((name, part) for name, part in parts.items() if not part.half().isfinite().all())
         return (

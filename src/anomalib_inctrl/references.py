@@ -77,7 +77,7 @@ class ReferenceBank(DynamicBufferMixin):
         super().__init__()
         self.views = views
         size = (views * backbone.num_patches, backbone.width)
-        self.register_buffer("patches", torch.zeros(len(backbone.blocks), 0, *size))
+        self.register_buffer("patches", torch.zeros(len(backbone.layers), 0, *size))
         self.register_buffer("pooled", torch.zeros(0, backbone.embed_dim))
         self.register_buffer("pictures", torch.zeros(0, 3, *backbone.image_size, dtype=torch.uint8))
         self.register_buffer("prototypes", torch.zeros(0, 2, backbone.embed_dim))

@@ -400,6 +400,7 @@ def _describe(model: InContextMixin, precision: Precision) -> dict[str, Any]:
         "patch_size": backbone.patch_size,
         "reference_views": model.model.reference_views,
         "blocks": backbone.blocks,
+        "layers": backbone.layers,
         "width": backbone.width,
         "embed_dim": backbone.embed_dim,
         "about": model.metadata | {"geometry": standard_parts(model)[0].geometry},
@@ -415,12 +416,12 @@ def _trace_encoder(model: InContextMixin, path: Path) -> None:
 
 def _trace_scorer(model: InContextMixin, path: Path) -> None:
     backbone = model.model.backbone
-    blocks, patches, width = len(backbone.blocks), backbone.num_patches, backbone.width
+    layers, patches, width = len(backbone.layers), backbone.num_patches, backbone.width
     batch, rows, references = Dim("batch"), Dim("reference_patches"), Dim("references")
     inputs: dict[str, tuple[Tensor, dict[int, Any]]] = {
-        "patches": (torch.randn(2, blocks, patches, width), {0: batch}),
+        "patches": (torch.randn(2, layers, patches, width), {0: batch}),
         "pooled": (torch.randn(2, backbone.embed_dim), {0: batch}),
-        "bank_patches": (nn.functional.normalize(torch.randn(blocks, 3 * patches, width), dim=-1), {1: rows}),
+        "bank_patches": (nn.functional.normalize(torch.randn(layers, 3 * patches, width), dim=-1), {1: rows}),
         "bank_pooled": (torch.randn(3, backbone.embed_dim), {0: references}),
         "prototypes": (nn.functional.normalize(torch.randn(2, backbone.embed_dim), dim=-1), {}),
         "statistics": (torch.tensor([0.5, 0.5, 0.0, 1.0, 0.0, 1.0]), {}),

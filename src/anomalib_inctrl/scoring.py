@@ -1,6 +1,6 @@
 """The mathematics the models share, as functions of tensors.
 
-Axis letters: ``B`` queries, ``K`` references, ``L`` tapped blocks, ``N`` patches of an image, ``R = K * N`` reference
+Axis letters: ``B`` queries, ``K`` references, ``L`` layers, ``N`` patches of an image, ``R = K * N`` reference
 patches, ``W`` width of the vision tower, ``D`` width of the joint image-text space, ``H, W'`` pixels.
 """
 
@@ -19,7 +19,7 @@ _PRODUCTS_AT_ONCE = 2**24  # similarities of query and reference patches that ar
 
 
 def nearest_residuals(query: Tensor, references: Tensor) -> Tensor:
-    """Distance of every query patch to its nearest reference patch, averaged over the tapped blocks.
+    """Distance of every query patch to its nearest reference patch, averaged over the layers.
 
     ``M_x`` of InCTRL (arXiv 2403.06495, equations 1-2) in the scale of the published code, which halves the distance.
     One matrix product per block, or a few to bound the memory; shared references are not repeated for the queries.

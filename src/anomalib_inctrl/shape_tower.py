@@ -31,21 +31,21 @@ class ShapeTower(nn.Module):
     Its two branches begin after the first layers, so that what the second learns of handwriting leaves alone what the
     first says of surfaces (compared with other ways in the model card).
 
+    What the shared layers see joins the patch tokens as well, one layer more to compare: they look less closely and
+    further than the vision transformer's patches.
+
     Args:
         embed_dim (int): Size of the joint space, ``D``.
+        width (int): Width ``W`` of patch tokens, larger than the 64 channels of the shared layers.
     """
 
-    def __init__(self, embed_dim: int) -> None:
+    def __init__(self, embed_dim: int, width: int) -> None:
         super().__init__()
         first, second, *others = _CHANNELS
         self.stem = nn.Sequential(nn.Conv2d(6, first, 5, stride=2, padding=2), *_norm(first), *_stage(first, second))
+        self.patches = nn.Linear(second, width)
         self.branches = nn.ModuleList(_Branch((second, *others)) for _ in range(_BRANCHES))
         self.proj = nn.Parameter(torch.randn(_BRANCHES * _WIDTH, embed_dim) * embed_dim**-0.5)
-
-    def features(self, images: Tensor) -> Tensor:
-        """Describe preprocessed images ``(B, 3, H, W)`` by a vector of length 12 from each branch, ``(B, 2, 144)``."""
-        seen = self.see(images)
-        return torch.stack([branch(seen) for branch in self.branches], dim=1)
 
     def see(self, images: Tensor) -> Tensor:
         """Take preprocessed images ``(B, 3, H, W)`` through the layers that branches share, ``(B, 64, 20, 20)``."""
@@ -54,9 +54,29 @@ class ShapeTower(nn.Module):
         deviation = centred.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
         return self.stem(torch.cat([colours, centred / (deviation + _FAINTEST)], dim=1))
 
+    def to_patches(self, seen: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Bring what :meth:`see` put out to patch tokens.
+
+        Args:
+            seen (Tensor): ``(B, 64, 20, 20)``.
+            grid (tuple[int, int]): Rows and columns of patches; 20 and 20 are the cells as they are.
+
+        Returns:
+            Tensor: ``(B, N, W)``, patches in row-major order.
+        """
+        return self.patches(F.adaptive_avg_pool2d(seen, grid).flatten(2).mT)
+
+    def describe(self, seen: Tensor) -> Tensor:
+        """Turn what :meth:`see` put out into a vector of length 12 from each branch, ``(B, 2, 144)``."""
+        return torch.stack([branch(seen) for branch in self.branches], dim=1)
+
+    def embed(self, seen: Tensor) -> Tensor:
+        """Take what :meth:`see` put out into the joint space, ``(B, D)``."""
+        return self.describe(seen).flatten(1) @ self.proj
+
     def forward(self, images: Tensor) -> Tensor:
         """Embed preprocessed images ``(B, 3, H, W)`` in the joint space, ``(B, D)``."""
-        return self.features(images).flatten(1) @ self.proj
+        return self.embed(self.see(images))
 
 
 class _Branch(nn.Module):

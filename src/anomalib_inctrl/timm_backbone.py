@@ -35,6 +35,7 @@ class TinyFeatures(nn.Module):
         depth = ClipBackbone(EMBEDDED_BACKBONE, random=True).depth
         blocks = range(depth) if out_indices is None else out_indices
         self.backbone = ClipBackbone(EMBEDDED_BACKBONE, blocks=list(blocks), random=random)
+        self.backbone.shapes = None  # a map for every block, no more
         patch = self.backbone.image_size[0] // self.backbone.grid_size[0]
         info = [{"num_chs": self.backbone.width, "reduction": patch, "module": f"blocks.{i}"} for i in range(depth)]
         self.feature_info = FeatureInfo(info, tuple(blocks))

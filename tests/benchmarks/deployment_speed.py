@@ -54,7 +54,7 @@ def give_references(model: InCTRLv2, count: int) -> None:
     torch_model.references.extend(
         "object",
         ImageFeatures(
-            torch.randn(count, len(backbone.blocks), patches, backbone.width),
+            torch.randn(count, len(backbone.layers), patches, backbone.width),
             torch.randn(count, backbone.embed_dim),
         ),
         torch_model.text_prototypes("object"),

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 CONFIG = json.loads(embedded_file("json").read_text())
 VISION = CONFIG["vision_cfg"]
-BLOCKS = (3, 4, 5)
-PATCHES = [len(BLOCKS), (VISION["image_size"] // VISION["patch_size"]) ** 2, VISION["width"]]
+BLOCKS = (3, 4, 5)  # and what the convolutional tower sees
+PATCHES = [len(BLOCKS) + 1, (VISION["image_size"] // VISION["patch_size"]) ** 2, VISION["width"]]
 POOLED = [CONFIG["embed_dim"]]
 PER_IMAGE = 2 * (math.prod(PATCHES) + math.prod(POOLED))  # bytes
 Usage = namedtuple("Usage", "total used free")

@@ -31,6 +31,7 @@ from anomalib_inctrl.pretraining.objective import (
     relation_loss,
 )
 from anomalib_inctrl.pretraining.readout import (
+    align_patches,
     align_readout,
     balance,
     category_whitening,
@@ -653,7 +654,7 @@ def test_every_batch_of_uneven_pictures_has_two_materials(monkeypatch):
 def test_a_branch_of_the_convolutional_tower_learns_shapes_alone(grown, branch):
     backbone = copy.deepcopy(grown)
     torch.manual_seed(0)
-    tower = backbone.shapes = ShapeTower(backbone.embed_dim)
+    tower = backbone.shapes = ShapeTower(backbone.embed_dim, backbone.width)
     module = ShapeTraining(backbone, steps=30, seed=0, branch=branch)
     module.log = lambda *args, **kwargs: None
     trained = {name for name, p in module.named_parameters() if p.requires_grad}
@@ -680,9 +681,37 @@ def test_a_branch_of_the_convolutional_tower_learns_shapes_alone(grown, branch):
     assert changed == trained - {"scale"}
 
 
+@torch.no_grad()
+def test_patches_of_the_convolutional_tower_are_whitened_for_the_most_part_beside_a_constant():
+    backbone = ClipBackbone("inctrl-tiny", random=True)
+    towers = {name: value.clone() for name, value in backbone.state_dict().items() if "shapes.patches" not in name}
+    before = backbone.fingerprint
+    pictures = torch.randint(256, (2, 5, 3, 20, 20), dtype=torch.uint8)
+    pictures = pictures.repeat_interleave(8, dim=-1).repeat_interleave(8, dim=-2)
+    align_patches(backbone, pictures)
+    assert backbone.fingerprint != before
+    assert all(torch.equal(value, towers[name]) for name, value in backbone.state_dict().items() if name in towers)
+    images = backbone.from_pictures(pictures.flatten(0, 1))
+    seen = backbone.shapes.see(images).flatten(2).mT.flatten(0, 1).double()
+    patches = backbone.encode_patches(images)[:, -1].flatten(0, 1).double()
+    torch.testing.assert_close(patches[:, 64], torch.ones(len(patches)).double())
+    assert not patches[:, 65:].any()
+    own = patches[:, :64]
+    torch.testing.assert_close(own.mean(dim=0), torch.zeros(64).double(), atol=1e-4, rtol=0)
+    assert own.square().sum(dim=1).mean().item() == pytest.approx(1, rel=1e-4)
+    # Along the same directions deviations are those of before to the power of 0.3, but for a ridge of a hundredth.
+    values, _ = torch.linalg.eigh(seen.T.cov(correction=0))
+    torch.testing.assert_close(own.T.cov(correction=0), own.square().mean(dim=0).diag(), atol=1e-4, rtol=0)
+    expected = values / (values + 0.01 * values.mean()) ** 0.7
+    torch.testing.assert_close(own.square().mean(dim=0), expected / expected.sum(), atol=1e-5, rtol=1e-3)
+
+
 def test_a_readout_without_convolutional_tower_is_refused(grown):
+    batch = GroupDataset(1, side=112, groups=1, normals=2, anomalies=1)[0]
     with pytest.raises(ValueError, match="inctrl-tiny has no convolutional tower"):
-        align_readout(grown, [GroupDataset(1, side=112, groups=1, normals=2, anomalies=1)[0]], ["cat"])
+        align_readout(grown, [batch], ["cat"])
+    with pytest.raises(ValueError, match="inctrl-tiny has no convolutional tower"):
+        align_patches(grown, [batch.images[0]])
 
 
 @pytest.mark.slow
@@ -716,6 +745,7 @@ def test_a_run_broken_off_ends_as_one_that_was_not(tmp_path, monkeypatch):
 
     written = load_file(whole)
     start = ClipBackbone("inctrl-tiny", random=True).state_dict()
-    assert all(tensor.dtype == torch.half for tensor in written.values())
-    for name in ("visual.class_embedding", "shapes.stem.0.weight", "shapes.proj"):
+    single = {name for name, tensor in written.items() if tensor.dtype != torch.half}
+    assert single == {"visual.proj", "shapes.proj"}
+    for name in ("visual.class_embedding", "shapes.stem.0.weight", "shapes.patches.weight", "shapes.proj"):
         assert not torch.equal(written[name].float(), start[name])

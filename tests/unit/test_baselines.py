@@ -153,7 +153,7 @@ def test_clip_pyramid_keeps_places_in_order(tiny_backbone: ClipBackbone):
     columns = tiny_backbone.grid_size[1]
     expected = functional.normalize(features.patches[1, 0, 2 * columns + 3], dim=-1)
     torch.testing.assert_close(found.levels[0][1, :, 2, 3], expected)
-    assert len(found.levels) == len(tiny_backbone.blocks)
+    assert len(found.levels) == len(tiny_backbone.layers)
     torch.testing.assert_close(found.pooled, functional.normalize(features.pooled, dim=-1))
 
 

@@ -91,13 +91,20 @@ def test_the_embedded_backbone_is_open_clips(embedded_backbone: ClipBackbone):
     features = embedded_backbone.encode_image(images)
     assert len(outputs) == embedded_backbone.depth
     assert embedded_backbone.blocks == (3, 4, 5)
-    shapes = embedded_backbone.shapes(images)  # of its convolutional tower
+    tower = embedded_backbone.shapes
+    assert embedded_backbone.layers == ("block 3", "block 4", "block 5", "convolutions")
+    seen = tower.see(images)
+    shapes = tower.embed(seen)
     both = pooled + shapes
     torch.testing.assert_close(features.pooled.norm(dim=-1), torch.ones(2), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(features.pooled, both / both.norm(dim=-1, keepdim=True), rtol=1e-5, atol=1e-5)
     assert shapes.norm() > 0.1 * pooled.norm()
     torch.testing.assert_close(embedded_backbone.encode_aligned(images).pooled, features.pooled, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(embedded_backbone.encode_patches(images), features.patches, rtol=1e-5, atol=1e-5)
+    # The fourth layer is what the tower's first layers see of a cell, brought to the width of tokens.
+    linear = tower.patches
+    cell = linear.weight @ seen[1, :, 7, 3] + linear.bias
+    torch.testing.assert_close(features.patches[1, 3, 7 * 20 + 3], cell, rtol=1e-5, atol=1e-5)
     expected = torch.stack([outputs[block][:, 1:] for block in (3, 4, 5)], dim=1)
     torch.testing.assert_close(features.patches[:, :2], expected[:, :2], rtol=1e-5, atol=1e-5)
     averaged = features.patches[:, 2].unflatten(1, embedded_backbone.grid_size)  # over neighbourhoods
@@ -109,18 +116,23 @@ def test_the_embedded_backbone_is_open_clips(embedded_backbone: ClipBackbone):
 @torch.no_grad()
 def test_the_convolutional_tower_sees_contrast_but_no_more_than_a_quarter_of_the_pixels():
     torch.manual_seed(0)
-    tower = ShapeTower(32)
+    tower = ShapeTower(32, 72)
     coarse = torch.randn(2, 3, 80, 80)
     images = coarse.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
-    features = tower.features(images)
+    features = tower.describe(tower.see(images))
     assert features.shape == (2, 2, 144)
     torch.testing.assert_close(features.norm(dim=2), torch.full((2, 2), 12.0), rtol=1e-4, atol=0)
-    torch.testing.assert_close(tower.features(coarse), features)
-    torch.testing.assert_close(tower(images), features[:, 0] @ tower.proj[:144] + features[:, 1] @ tower.proj[144:])
+    torch.testing.assert_close(tower.describe(tower.see(coarse)), features)
+    embedded = features[:, 0] @ tower.proj[:144] + features[:, 1] @ tower.proj[144:]
+    torch.testing.assert_close(tower.embed(tower.see(images)), embedded)
+    patches = tower.to_patches(tower.see(images), (10, 20))
+    assert patches.shape == (2, 200, 72)
+    cells = tower.to_patches(tower.see(images), (20, 20)).unflatten(1, (20, 20))
+    torch.testing.assert_close(patches[:, 3 * 20 + 7], cells[:, 6:8, 7].mean(dim=1), rtol=1e-4, atol=1e-5)
     # Half of its input is the image brought to mean 0 and deviation 1, written out here.
     seen: list[torch.Tensor] = []
     hook = tower.stem.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
-    tower(images)
+    tower.see(images)
     hook.remove()
     mean, deviation = coarse.flatten(1).mean(1), coarse.flatten(1).std(1, correction=0)
     expected = (coarse - mean[:, None, None, None]) / (deviation[:, None, None, None] + 0.05)

@@ -13,7 +13,7 @@ BLOCKS, PATCHES, WIDTH, DIM = 2, 4, 3, 5
 
 def new_bank() -> ReferenceBank:
     return ReferenceBank(
-        SimpleNamespace(blocks=(0, 1), num_patches=PATCHES, width=WIDTH, embed_dim=DIM, image_size=(8, 6))
+        SimpleNamespace(layers=("first", "last"), num_patches=PATCHES, width=WIDTH, embed_dim=DIM, image_size=(8, 6))
     )
 
 

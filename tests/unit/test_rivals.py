@@ -34,7 +34,7 @@ def test_timm_knows_the_embedded_backbone(images, embedded_backbone):
     backbone = ClipBackbone("inctrl-tiny", blocks=[4, 6])
     expected = backbone.encode_image(normalize(images, list(CLIP_MEAN), list(CLIP_STD))).patches
     rows, columns = backbone.grid_size
-    for found, tokens in zip(maps, expected.unbind(1), strict=True):
+    for found, tokens in zip(maps, expected[:, :2].unbind(1), strict=True):
         torch.testing.assert_close(found[1, :, 2, 3], tokens[1, 2 * columns + 3], atol=1e-4, rtol=1e-4)
         assert found.shape == (2, backbone.width, rows, columns)
     assert features.feature_info.channels() == [backbone.width] * 2

@@ -20,7 +20,7 @@ from anomalib_inctrl.files import write_atomically
 from anomalib_inctrl.pretraining.embedding import EmbeddingTraining, SiblingDataset
 from anomalib_inctrl.pretraining.groups import GroupDataset, StepSampler
 from anomalib_inctrl.pretraining.growth import grow, resize
-from anomalib_inctrl.pretraining.readout import align_readout, whole_words
+from anomalib_inctrl.pretraining.readout import align_patches, align_readout, whole_words
 from anomalib_inctrl.pretraining.schedule import PHASES, STEPS, first_step
 from anomalib_inctrl.pretraining.shapes import PatchworkDataset, ShapeDataset, ShapeTraining
 from anomalib_inctrl.pretraining.training import Pretraining
@@ -36,6 +36,7 @@ _FULL_SIZE_RATE = 1e-4  # highest learning rate of the third stage
 _HANDWRITTEN, _HANDWRITING_RATE = 0.6, 7e-4  # share of the fifth stage's batches; its highest learning rate
 _LOOKED_AT = 20  # batches that the second stage's first weights are solved on
 _READOUT_BATCHES, _READOUT_WORDS = 60, 256  # that the projection into the joint space is solved on at the end
+_PROJECTIONS = ("visual.proj", f"{SHAPES}proj")  # of images into the joint space, in the file
 _UNEVEN_BATCHES = 120  # of surfaces of two materials, for it besides
 
 
@@ -82,7 +83,7 @@ def pretrain(
         weights: Factors of the first objective's terms by name; 0 drops a term.
 
     Returns:
-        The file of weights, in half precision.
+        The file of weights, see :func:`write_weights`.
     """
     seed_everything(seed)
     weights_file = output / "inctrl-tiny.safetensors"
@@ -120,7 +121,7 @@ def pretrain(
         return weights_file
 
     seed_everything(seed)
-    backbone.shapes = ShapeTower(backbone.embed_dim)
+    backbone.shapes = ShapeTower(backbone.embed_dim, backbone.width)
     shapes = ShapeDataset(shape_steps * processes, seed + 3)
     trained = ShapeTraining(backbone, shape_steps, seed)
     fit(trained, shapes, output / "shapes.ckpt", min(stop_after, ends[3]) - ends[2], processes)
@@ -134,7 +135,8 @@ def pretrain(
     if rank == 0 and stop_after >= ends[4]:
         words = whole_words(backbone, _READOUT_WORDS, torch.Generator().manual_seed(seed))
         unseen = GroupDataset(len(dataset), seed=seed + 1, side=size[0], **pictures)
-        plain = map(unseen.__getitem__, range(min(_READOUT_BATCHES, len(unseen))))
+        plain = [unseen[i] for i in range(min(_READOUT_BATCHES, len(unseen)))]
+        align_patches(backbone, (batch.images[:, :normals].flatten(0, 1) for batch in plain))
         uneven = PatchworkDataset(_UNEVEN_BATCHES, seed + 1, size[0], groups, normals)
         align_readout(backbone, plain, words, map(uneven.__getitem__, range(len(uneven))))
         write_weights(backbone, weights_file)
@@ -220,13 +222,20 @@ def average_with(module: LightningModule, path: Path) -> None:
 
 
 def write_weights(backbone: ClipBackbone, path: Path) -> None:
-    """Write all towers in half precision, those of open_clip's model under its names."""
+    """Write all towers, those of open_clip's model under its names: half precision, but for the projections of images.
+
+    These keep an image's embedding out of the directions of text. Rounded, they would let into them by chance as much
+    as what they are to say there.
+    """
     model = create_clip(EMBEDDED_BACKBONE, None, random=True)
     visual = {f"visual.{k}": v for k, v in backbone.visual.state_dict().items()}
     text = backbone.text.model.state_dict()
     model.load_state_dict(visual | dict(text))
     shapes = {} if backbone.shapes is None else backbone.shapes.state_dict(prefix=SHAPES)
-    state: dict[str, Tensor] = {k: v.half().contiguous() for k, v in (model.state_dict() | shapes).items()}
+    state: dict[str, Tensor] = {
+        name: (value if name in _PROJECTIONS else value.half()).contiguous()
+        for name, value in (model.state_dict() | shapes).items()
+    }
     write_atomically(path, save(state))
 
 

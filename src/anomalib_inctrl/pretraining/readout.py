@@ -26,6 +26,7 @@ _DIRECTIONS = 200  # of the joint space in which the states of some word differ
 _STILL = 40.0  # weight of the image embeddings' second moments beside the patches' covariance
 _LOGIT_SCALE = 100.0  # CLIP's
 _SHAPES = 2.0  # length of what the convolutional tower says of an image, its branches together; the class token's is 1
+_WHITENED = 0.7  # power of whitening of the convolutional tower's patches; 1 would be all of it
 _SHARE = 0.25  # of the log-odds; with all of them what little varies among images still counts too much
 
 
@@ -90,6 +91,45 @@ def align_readout(
     backbone.fingerprint = fingerprint(backbone)
 
 
+@torch.no_grad()
+def align_patches(backbone: ClipBackbone, pictures: Iterable[Tensor]) -> None:
+    """Let patches of the convolutional tower differ alike in most directions, and little where there is little to see.
+
+    What its first layers see lies far from 0 and varies in few directions, so that cosines are near 1 and say the same
+    as the blocks'. It is taken from its mean, whitened for the most part and set beside a constant as long as it is
+    itself in the quadratic mean: patches that show nothing are then alike, instead of pointing anywhere.
+
+    Args:
+        backbone (ClipBackbone): Its ``shapes.patches`` are changed in place.
+        pictures (Iterable[Tensor]): Normal ones, ``(I, 3, H, W)`` each, ``uint8``, at least one.
+
+    Raises:
+        ValueError: If the backbone has no convolutional tower.
+    """
+    tower = _tower_of(backbone)
+    width, channels = tower.patches.weight.shape
+    total, products, count = torch.zeros(channels).double(), torch.zeros(channels, channels).double(), 0
+    for batch in pictures:
+        seen = tower.see(backbone.from_pictures(batch)).flatten(2).mT.flatten(0, 1).double()
+        total, products, count = total + seen.sum(dim=0), products + seen.mT @ seen, count + len(seen)
+    mean = total / count
+    values, vectors = torch.linalg.eigh(products / count - torch.outer(mean, mean))
+    factors = (values.clamp(min=0) + _RIDGE * values.mean()).pow(-_WHITENED / 2)
+    whitening = factors[:, None] * vectors.mT / (values * factors.square()).sum().sqrt()
+    weight, bias = torch.zeros(width, channels), torch.zeros(width)
+    weight[:channels] = whitening
+    bias[:channels], bias[channels] = -whitening @ mean, 1
+    tower.patches.load_state_dict({"weight": weight, "bias": bias})
+    backbone.fingerprint = fingerprint(backbone)
+
+
+def _tower_of(backbone: ClipBackbone) -> ShapeTower:
+    if backbone.shapes is None:
+        msg = f"{backbone.name} has no convolutional tower; the readout is solved after the training of all towers."
+        raise ValueError(msg)
+    return backbone.shapes
+
+
 @contextmanager
 def _unprojected(backbone: ClipBackbone) -> Iterator[ShapeTower]:
     """Take the projections away, so that towers put out what these take, and give the convolutional one.
@@ -97,10 +137,7 @@ def _unprojected(backbone: ClipBackbone) -> Iterator[ShapeTower]:
     Raises:
         ValueError: If the backbone has no convolutional tower.
     """
-    visual, tower = backbone.visual, backbone.shapes
-    if tower is None:
-        msg = f"{backbone.name} has no convolutional tower; the readout is solved after the training of all towers."
-        raise ValueError(msg)
+    visual, tower = backbone.visual, _tower_of(backbone)
     projection, visual.proj, backbone.shapes = visual.proj, None, None
     try:
         yield tower
@@ -115,7 +152,7 @@ def _encode(backbone: ClipBackbone, batches: Sequence[Groups]) -> tuple[Tensor, 
         for batch in batches:
             pictures = backbone.from_pictures(batch.images.flatten(0, 1))
             features = backbone.encode_aligned(pictures)
-            parts = features.aligned, features.pooled, tower.features(pictures)
+            parts = features.aligned, features.pooled, tower.describe(tower.see(pictures))
             found.append(tuple(part.unflatten(0, batch.labels.shape) for part in parts))
     patches, tokens, shapes = (torch.cat(parts) for parts in zip(*found, strict=True))
     return patches, tokens, shapes
@@ -125,7 +162,7 @@ def _encode_images(backbone: ClipBackbone, images: Tensor) -> tuple[Tensor, Tens
     """Class tokens and shapes of pictures ``(G, R, 3, H, W)``."""
     with _unprojected(backbone) as tower:
         pictures = backbone.from_pictures(images.flatten(0, 1))
-        parts = backbone.encode_image(pictures).pooled, tower.features(pictures)
+        parts = backbone.encode_image(pictures).pooled, tower.describe(tower.see(pictures))
     tokens, shapes = (part.unflatten(0, images.shape[:2]) for part in parts)
     return tokens, shapes
 

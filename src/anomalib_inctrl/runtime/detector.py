@@ -40,7 +40,7 @@ class Features(NamedTuple):
     """What the encoder says of a batch.
 
     Attributes:
-        patches (np.ndarray): Patch tokens of the tapped blocks, ``(B, L, N, W)``.
+        patches (np.ndarray): Patch tokens of all layers, ``(B, L, N, W)``.
         pooled (np.ndarray): Image embeddings, ``(B, D)``.
     """
 
@@ -357,9 +357,10 @@ class InContextDetector:
         return bank
 
     def _empty_bank(self, class_name: str) -> Bank:
-        blocks, width, embed_dim = (self.model[key] for key in ("blocks", "width", "embed_dim"))
+        width, embed_dim = (self.model[key] for key in ("width", "embed_dim"))
+        layers = self.model.get("layers", self.model["blocks"])  # exports of earlier versions have blocks alone
         return Bank(
-            patches=np.zeros((len(blocks), 0, width), dtype=np.float32),
+            patches=np.zeros((len(layers), 0, width), dtype=np.float32),
             origins=np.zeros(0, dtype=np.int32),
             pooled=np.zeros((0, embed_dim), dtype=np.float32),
             pictures=np.zeros((0, 3, *self.model["image_size"]), dtype=np.uint8),

@@ -193,7 +193,7 @@ def test_routing_by_the_nearest_reference(detector):
     """Two banks at right angles: near one, near the other, between both."""
     width, blank = detector.model["embed_dim"], detector._empty_bank("object")
     axes = np.eye(width, dtype=np.float32)
-    patches = np.ones((1, len(detector.model["blocks"]), 4, detector.model["width"]), dtype=np.float32)
+    patches = np.ones((1, len(detector.model["layers"]), 4, detector.model["width"]), dtype=np.float32)
     for i, category in enumerate(("first", "second")):
         bank = blank.add(patches, axes[i : i + 1], np.zeros((1, *blank.pictures.shape[1:]), np.uint8), ["r"])
         detector._keep(category, replace(bank, routing_limit=0.01))

@@ -162,7 +162,7 @@ class InCTRLv2Model(InContextModel):
         self.alpha, self.beta = alpha, beta
         self.adapter = ResidualAdapter(backbone.embed_dim)  # psi
         self.image_head = ScoreHead(backbone.embed_dim)  # eta
-        adapters = len(backbone.blocks) if adapter_per_block else 1
+        adapters = len(backbone.layers) if adapter_per_block else 1
         sizes = (backbone.width, backbone.embed_dim, adapters, patch_scale)
         self.discriminative_adapter = PatchTextAdapter(*sizes)  # phi_1
         self.one_class_adapter = PatchTextAdapter(*sizes)  # phi_2

@@ -62,7 +62,7 @@ class TimmPyramid(nn.Module):
 
 
 class ClipPyramid(nn.Module):
-    """Patch tokens of CLIP's tapped blocks and its image embedding, all of unit length.
+    """Patch tokens of CLIP's layers and its image embedding, all of unit length.
 
     The levels have one resolution, since a vision transformer keeps its grid. Unit length is a choice of ours: CLIP's
     embeddings are compared by angle, and the length of its tokens says more about their place than their content.
@@ -78,7 +78,7 @@ class ClipPyramid(nn.Module):
     @property
     def num_levels(self) -> int:
         """Levels of the pyramid."""
-        return len(self.backbone.blocks)
+        return len(self.backbone.layers)
 
     def forward(self, images: Tensor) -> Pyramid:
         """Extract features of preprocessed images ``(B, 3, H, W)`` of the backbone's size."""
