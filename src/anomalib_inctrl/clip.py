@@ -44,7 +44,7 @@ class ImageFeatures(NamedTuple):
 
     Attributes:
         patches (Tensor): Patch tokens of the backbone's layers, ``(B, L, N, W)``, neither normed nor projected.
-        pooled (Tensor): Image embedding in the joint space, ``(B, D)``, not of unit length.
+        pooled (Tensor): Image embedding in the joint space, ``(B, D)``; of unit length from the embedded backbone.
     """
 
     patches: Tensor
@@ -56,7 +56,7 @@ class AlignedFeatures(NamedTuple):
 
     Attributes:
         patches (Tensor): Patch tokens of the backbone's layers, ``(B, L, N, W)``, neither normed nor projected.
-        pooled (Tensor): Image embedding in the joint space, ``(B, D)``, not of unit length.
+        pooled (Tensor): Image embedding in the joint space, ``(B, D)``; of unit length from the embedded backbone.
         aligned (Tensor): Patch embeddings in the joint space, ``(B, N, D)``, unit length.
     """
 

@@ -63,12 +63,12 @@ class PatchTextAdapter(nn.Module):
     """Takes patch tokens into the joint space and asks the text how abnormal they are: phi_1 and phi_2.
 
     A bottleneck without biases, so that the result does not depend on the length of a token. Not public, hence ours:
-    the bottleneck's form, one adapter for all blocks (or one for each), and the scale of the softmax.
+    the bottleneck's form, one adapter for all layers (or one for each), and the scale of the softmax.
 
     Args:
         width (int): Width ``W`` of the patch tokens.
         embed_dim (int): Width ``D`` of the joint space.
-        adapters (int): 1 to share the adapter among the blocks, or the number of blocks.
+        adapters (int): 1 to share the adapter among the layers, or the number of layers.
         scale (float): Factor on the cosine similarities; 1 would pin every result near 0.5.
         reduction (int): Factor by which the bottleneck is narrower than the tokens.
     """
@@ -88,7 +88,7 @@ class PatchTextAdapter(nn.Module):
         )
 
     def forward(self, patches: Tensor, prototypes: Tensor) -> Tensor:
-        """Abnormality of every patch, averaged over the blocks.
+        """Abnormality of every patch, averaged over the layers.
 
         Args:
             patches (Tensor): ``(B, L, N, W)``.
@@ -129,7 +129,7 @@ class InCTRLv2Model(InContextModel):
         alpha (float): Weight of the patch score in the image score, 0 to 1.
         beta (float): Weight of the one-class map in the pixel map, 0 to 1.
         patch_scale (float): Factor on the similarities of patches and text; not public, see :data:`PATCH_SCALE`.
-        adapter_per_block (bool): Whether every tapped block has an adapter of its own; not public.
+        adapter_per_block (bool): Whether every layer of the backbone has an adapter of its own; not public.
         reference_views (str | None): See :class:`InContextModel`.
         residual_smoothing (float | None): See :class:`InContextModel`.
     """
