@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 ImageBranch = Literal["trained", "distance"]
 
 # Chosen on generated categories, photographs, textures and letters, see the embedded backbone's model card.
-_HALF = 0.95  # distance at which s_I is 0.5, see :func:`unit_of_distance`
+_HALF = 1.1  # distance at which s_I is 0.5, see :func:`unit_of_distance`
 _STEEPNESS = 5.0
 _OWN = 0.95  # share of normal images whose distance from their own category's mean counts as ordinary
 _BEYOND = 2.0  # how many times an ordinary distance is far, tried on photographs and textures

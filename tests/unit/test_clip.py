@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 from anomalib_inctrl.clip import ClipBackbone, default_blocks, image_convention
-from anomalib_inctrl.shape_tower import ShapeTower
+from anomalib_inctrl.shape_tower import ShapeTower, share_of_shapes, weigh
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,17 +95,26 @@ def test_the_embedded_backbone_is_open_clips(embedded_backbone: ClipBackbone):
     tower = embedded_backbone.shapes
     assert embedded_backbone.layers == ("block 3", "block 4", "block 5", "convolutions")
     seen = tower.see(images)
-    shapes = tower.embed(seen)
+    scales, shapes = seen.scales, tower.embed(seen)
     both = pooled + shapes
     torch.testing.assert_close(features.pooled.norm(dim=-1), torch.ones(2), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(features.pooled, both / both.norm(dim=-1, keepdim=True), rtol=1e-5, atol=1e-5)
     assert shapes.norm() > 0.1 * pooled.norm()
     torch.testing.assert_close(embedded_backbone.encode_aligned(images).pooled, features.pooled, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(embedded_backbone.encode_patches(images), features.patches, rtol=1e-5, atol=1e-5)
-    # The fourth layer is what the tower's first layers see of a cell, brought to the width of tokens.
-    linear = tower.patches
-    cell = linear.weight @ seen[1, :, 7, 3] + linear.bias
-    torch.testing.assert_close(features.patches[1, 3, 7 * 20 + 3], cell, rtol=1e-5, atol=1e-5)
+    # The fourth layer is what the tower's stages see of a cell, brought to the width of tokens.
+    assert [scale.shape[1:] for scale in scales] == [(64, 20, 20), *2 * [(96, 10, 10), (128, 5, 5)]]
+    linear, row, column = tower.patches, 7, 3
+    corner = [scales[0][1, :, row, column]]
+    for scale in scales[1:]:  # bilinear, by the centres of cells
+        factor = 20 // scale.shape[-1]
+        y, x = (row + 0.5) / factor - 0.5, (column + 0.5) / factor - 0.5
+        top, left = math.floor(y), max(math.floor(x), 0)
+        down, right = y - top, max(x, 0) - left
+        rows = scale[1, :, top] * (1 - down) + scale[1, :, top + 1] * down
+        corner.append(rows[:, left] * (1 - right) + rows[:, left + 1] * right)
+    cell = linear.weight @ torch.cat(corner) + linear.bias
+    torch.testing.assert_close(features.patches[1, 3, row * 20 + column], cell, rtol=1e-4, atol=1e-5)
     expected = torch.stack([outputs[block][:, 1:] for block in (3, 4, 5)], dim=1)
     torch.testing.assert_close(features.patches[:, :2], expected[:, :2], rtol=1e-5, atol=1e-5)
     averaged = features.patches[:, 2].unflatten(1, embedded_backbone.grid_size)  # over neighbourhoods
@@ -124,19 +134,52 @@ def test_the_convolutional_tower_sees_contrast_but_no_more_than_a_quarter_of_the
     torch.testing.assert_close(features.norm(dim=2), torch.full((2, 2), 12.0), rtol=1e-4, atol=0)
     torch.testing.assert_close(tower.describe(tower.see(coarse)), features)
     embedded = features[:, 0] @ tower.proj[:144] + features[:, 1] @ tower.proj[144:]
-    torch.testing.assert_close(tower.embed(tower.see(images)), embedded)
-    patches = tower.to_patches(tower.see(images), (10, 20))
-    assert patches.shape == (2, 200, 72)
-    cells = tower.to_patches(tower.see(images), (20, 20)).unflatten(1, (20, 20))
-    torch.testing.assert_close(patches[:, 3 * 20 + 7], cells[:, 6:8, 7].mean(dim=1), rtol=1e-4, atol=1e-5)
+    share = torch.tensor([0.5, 0.5])[:, None]  # noise fills the frame
+    rest = 0.75**0.5 * embedded.norm(dim=1, keepdim=True) * tower.surface
+    torch.testing.assert_close(tower(images), share * embedded + rest)
+    seen = tower.see(images)
+    torch.testing.assert_close(seen.share, share[:, 0])
+    torch.testing.assert_close(torch.stack([branch(seen.scales[0]) for branch in tower.branches], dim=1), features)
+    assert tower.to_patches(seen, (10, 20)).shape == (2, 200, 72)
     # Half of its input is the image brought to mean 0 and deviation 1, written out here.
-    seen: list[torch.Tensor] = []
-    hook = tower.stem.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    taken: list[torch.Tensor] = []
+    hook = tower.stem.register_forward_pre_hook(lambda _module, inputs: taken.append(inputs[0]))
     tower.see(images)
     hook.remove()
     mean, deviation = coarse.flatten(1).mean(1), coarse.flatten(1).std(1, correction=0)
     expected = (coarse - mean[:, None, None, None]) / (deviation[:, None, None, None] + 0.05)
-    torch.testing.assert_close(seen[0], torch.cat([coarse, expected], dim=1))
+    torch.testing.assert_close(taken[0], torch.cat([coarse, expected], dim=1))
+
+
+@pytest.mark.parametrize(
+    ("inner", "border", "share"),
+    # Contrast of the border's 76 cells and of the 324 others: at the border 0.4 of the mean of all, or less, 0.6, 0.8.
+    [
+        (1.0, 0.0, 1.0),
+        (1.0, 0.3505, 1.0),
+        (1.0, 0.5485, 0.75),
+        (0.05, 0.7642 * 0.05, 0.5),
+        (0.2, 0.4, 0.5),
+        (0.0, 0.0, 1.0),
+    ],
+)
+def test_shapes_count_by_half_where_the_picture_has_no_background(inner: float, border: float, share: float):
+    contrast = torch.full((1, 20, 20), border)
+    contrast[:, 1:-1, 1:-1] = inner
+    sign = (-1.0) ** torch.arange(80)
+    grey = contrast.repeat_interleave(4, dim=1).repeat_interleave(4, dim=2) * sign * sign[:, None]
+    colours = 3.0 + grey[:, None] * torch.tensor([0.5, 1.0, 1.5])[:, None, None]
+    found = share_of_shapes(torch.cat([colours, colours.mT, -2 * colours]))
+    torch.testing.assert_close(found, torch.full((3,), share), atol=1e-3, rtol=0)
+
+
+def test_what_shapes_lose_is_made_up_for_at_a_right_angle():
+    torch.manual_seed(0)
+    shapes, share = torch.randn(2, 3, 8), torch.tensor([[1.0, 0.5, 0.6], [0.0, 0.9, 0.8]])
+    left, rest = weigh(shapes, share)
+    torch.testing.assert_close(left, shapes * share[:, :, None])
+    torch.testing.assert_close(left.square().sum(-1) + rest[..., 0].square(), shapes.square().sum(-1))
+    assert rest[0, 0] == 0
 
 
 def test_sizes_come_from_the_architecture(register: Callable[..., str]):

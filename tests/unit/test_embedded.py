@@ -17,7 +17,7 @@ BOTH = pytest.mark.parametrize("kind", [InCTRLModel, InCTRLv2Model], ids=lambda 
 def test_backbone_holds_the_file_in_half_precision_but_for_the_projections_of_images():
     state = load(embedded_file("safetensors").read_bytes())
     single = {name for name, tensor in state.items() if tensor.dtype != torch.half}
-    assert single == {"visual.proj", "shapes.proj"}
+    assert single == {"visual.proj", "shapes.proj", "shapes.surface"}
     assert {state[name].dtype for name in single} == {torch.float}
     backbone = ClipBackbone(EMBEDDED_BACKBONE)
     towers = backbone.visual.state_dict(prefix="visual.") | backbone.shapes.state_dict(prefix="shapes.")

@@ -36,7 +36,7 @@ _FULL_SIZE_RATE = 1e-4  # highest learning rate of the third stage
 _HANDWRITTEN, _HANDWRITING_RATE = 0.6, 7e-4  # share of the fifth stage's batches; its highest learning rate
 _LOOKED_AT = 20  # batches that the second stage's first weights are solved on
 _READOUT_BATCHES, _READOUT_WORDS = 60, 256  # that the projection into the joint space is solved on at the end
-_PROJECTIONS = ("visual.proj", f"{SHAPES}proj")  # of images into the joint space, in the file
+_PROJECTIONS = ("visual.proj", f"{SHAPES}proj", f"{SHAPES}surface")  # of images into the joint space, in the file
 _UNEVEN_BATCHES = 120  # of surfaces of two materials, for it besides
 
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F  # noqa: N812 - the customary name
 from anomalib_inctrl.clip import fingerprint
 from anomalib_inctrl.embedding_distance import principal_directions
 from anomalib_inctrl.pretraining.objective import ANOMALOUS
+from anomalib_inctrl.shape_tower import side_by_side, weigh
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -27,6 +28,7 @@ _STILL = 40.0  # weight of the image embeddings' second moments beside the patch
 _LOGIT_SCALE = 100.0  # CLIP's
 _SHAPES = 2.0  # length of what the convolutional tower says of an image, its branches together; the class token's is 1
 _WHITENED = 0.7  # power of whitening of the convolutional tower's patches; 1 would be all of it
+_FURTHER_SCALES = 0.7  # length of what each stage of its branches says of patches; that of the shared layers is 1
 _SHARE = 0.25  # of the log-odds; with all of them what little varies among images still counts too much
 
 
@@ -40,8 +42,10 @@ def align_readout(
     """Let images tell categories apart, patches normal from anomalous by the text, and images next to nothing of that.
 
     What images are projected to, by their class token and by each branch of the convolutional tower, is scaled so that
-    those of one category vary alike in all directions (Fisher's discriminant for categories). It is turned to where the
-    captions of images are (:func:`turn_to`), which changes no distance among images but by what has no room there.
+    those of one category vary alike in all directions (Fisher's discriminant for categories). A direction of
+    its own takes what shapes lose in pictures without background (:func:`~anomalib_inctrl.shape_tower.weigh`). All of
+    it is turned to where the captions of images are (:func:`turn_to`), which changes no distance among images but by
+    what has no room there.
 
     Few images tell by themselves whether they are normal. What is left of their states is noise, and CLIP's factor 100
     makes it a large part of a training-free score. So the directions of the joint space in which prompts of the two
@@ -50,7 +54,7 @@ def align_readout(
     of its log-odds.
 
     Args:
-        backbone (ClipBackbone): Its ``visual.proj`` and ``shapes.proj`` are changed in place.
+        backbone (ClipBackbone): Its ``visual.proj``, ``shapes.proj`` and ``shapes.surface`` are changed in place.
         batches (Iterable[Groups]): Pictures to solve it on.
         words (Sequence[str]): Class names whose prompts span the directions, as many and as diverse as can be.
         uneven (Iterable[Tensor]): Normal pictures of further categories, ``(G, R, 3, H, W)``, ``uint8``, which are to
@@ -60,34 +64,38 @@ def align_readout(
         ValueError: If the backbone has no convolutional tower.
     """
     batches = list(batches)
-    patches, tokens, shapes = _encode(backbone, batches)
+    patches, tokens, shapes, share = _encode(backbone, batches)
     branches, width = shapes.shape[-2:]
     images = torch.cat([tokens, shapes.flatten(-2)], dim=-1)
     normals = int((~batches[0].labels[0]).sum())
     directions, distance = state_directions(torch.stack([backbone.text_prototypes(word) for word in words]))
 
     # Tokens as their projection has them, but for a rotation; shapes as they are.
-    projections = backbone.visual.proj, cast("ShapeTower", backbone.shapes).proj
+    projection, tower = backbone.visual.proj, cast("ShapeTower", backbone.shapes)
     varied = (_encode_images(backbone, pictures) for pictures in uneven)
     normal_tokens, normal_shapes = zip((tokens[:, :normals], shapes[:, :normals]), *varied, strict=True)
-    parts = [balance(torch.linalg.qr(projections[0].mT).R.mT, normal_tokens)]
+    parts = [balance(torch.linalg.qr(projection.mT).R.mT, normal_tokens)]
     for branch in range(branches):
         described = [images[..., branch, :] for images in normal_shapes]
         parts.append(_SHAPES / math.sqrt(branches) * balance(torch.eye(width), described))
     coordinates = torch.block_diag(*parts)
-    room = min(len(coordinates), projections[0].shape[1] - len(directions))
+    room = min(len(coordinates), projection.shape[1] - len(directions) - 1)  # and one for surfaces
     normal_images = images[:, :normals].flatten(0, 1)
     coordinates = coordinates @ principal_directions(normal_images @ coordinates, room).mT
     captions = backbone.encode_sentences([caption for batch in batches for caption in batch.captions])
-    shown = F.normalize(images[:, [0, -1]].flatten(0, 1) @ coordinates, dim=-1)
-    turned = (coordinates @ turn_to(shown, captions, directions)).split((tokens.shape[-1], branches * width))
+    of_tokens, of_shapes = coordinates.split((tokens.shape[-1], branches * width))
+    left, rest = weigh(shapes.flatten(-2) @ of_shapes, share)
+    shown = F.normalize(torch.cat([tokens @ of_tokens + left, rest], dim=-1)[:, [0, -1]].flatten(0, 1), dim=-1)
+    turned = turn_to(shown, captions, directions)
+    of_tokens, of_shapes = of_tokens @ turned[:-1], of_shapes @ turned[:-1]
 
     coverage = torch.cat([batch.coverage for batch in batches])
     weights = still_discriminant(patches, coverage, F.normalize(tokens.flatten(0, 1), dim=-1))
-    length = (patches @ turned[0]).norm(dim=-1).mean()
+    length = (patches @ of_tokens).norm(dim=-1).mean()
     telling = torch.outer(_SHARE * weights * length / (_LOGIT_SCALE * distance), directions[0])
-    projections[0].copy_(turned[0] + telling)
-    projections[1].copy_(turned[1])
+    projection.copy_(of_tokens + telling)
+    tower.proj.copy_(of_shapes)
+    tower.surface.copy_(turned[-1])
     backbone.fingerprint = fingerprint(backbone)
 
 
@@ -95,9 +103,10 @@ def align_readout(
 def align_patches(backbone: ClipBackbone, pictures: Iterable[Tensor]) -> None:
     """Let patches of the convolutional tower differ alike in most directions, and little where there is little to see.
 
-    What its first layers see lies far from 0 and varies in few directions, so that cosines are near 1 and say the same
-    as the blocks'. It is taken from its mean, whitened for the most part and set beside a constant as long as it is
-    itself in the quadratic mean: patches that show nothing are then alike, instead of pointing anywhere.
+    What its stages see lies far from 0 and varies in few directions, so that cosines are near 1 and say the same as
+    the blocks'. It is taken from its mean, every scale brought to a length of its own (the shared layers' count most),
+    whitened in part along the principal directions there is room for, and set beside a constant as long as it is itself
+    in the quadratic mean: patches that show nothing are then alike, instead of pointing anywhere.
 
     Args:
         backbone (ClipBackbone): Its ``shapes.patches`` are changed in place.
@@ -110,15 +119,22 @@ def align_patches(backbone: ClipBackbone, pictures: Iterable[Tensor]) -> None:
     width, channels = tower.patches.weight.shape
     total, products, count = torch.zeros(channels).double(), torch.zeros(channels, channels).double(), 0
     for batch in pictures:
-        seen = tower.see(backbone.from_pictures(batch)).flatten(2).mT.flatten(0, 1).double()
-        total, products, count = total + seen.sum(dim=0), products + seen.mT @ seen, count + len(seen)
+        scales = tower.see(backbone.from_pictures(batch)).scales
+        cells = side_by_side(scales, backbone.grid_size).flatten(0, 1).double()
+        total, products, count = total + cells.sum(dim=0), products + cells.mT @ cells, count + len(cells)
+        sizes = [scale.shape[1] for scale in scales]
     mean = total / count
-    values, vectors = torch.linalg.eigh(products / count - torch.outer(mean, mean))
-    factors = (values.clamp(min=0) + _RIDGE * values.mean()).pow(-_WHITENED / 2)
-    whitening = factors[:, None] * vectors.mT / (values * factors.square()).sum().sqrt()
+    covariance = products / count - torch.outer(mean, mean)
+    shares = [1.0, *[_FURTHER_SCALES] * (len(sizes) - 1)]
+    variances = covariance.diag().split(sizes)
+    lengths = torch.cat([s / v.sum().sqrt() * torch.ones_like(v) for s, v in zip(shares, variances, strict=True)])
+    values, vectors = torch.linalg.eigh(lengths[:, None] * covariance * lengths)
+    room = min(width - 1, channels)
+    factors = (values.clamp(min=0) + _RIDGE * values.mean()).pow(-_WHITENED / 2)[-room:]
+    length = (values[-room:] * factors.square()).sum().sqrt()
     weight, bias = torch.zeros(width, channels), torch.zeros(width)
-    weight[:channels] = whitening
-    bias[:channels], bias[channels] = -whitening @ mean, 1
+    weight[:room] = factors[:, None] * vectors[:, -room:].mT * lengths / length
+    bias[:room], bias[-1] = -weight[:room] @ mean.float(), 1
     tower.patches.load_state_dict({"weight": weight, "bias": bias})
     backbone.fingerprint = fingerprint(backbone)
 
@@ -145,17 +161,18 @@ def _unprojected(backbone: ClipBackbone) -> Iterator[ShapeTower]:
         visual.proj, backbone.shapes = projection, tower
 
 
-def _encode(backbone: ClipBackbone, batches: Sequence[Groups]) -> tuple[Tensor, Tensor, Tensor]:
-    """What the projections into the joint space take: of patches ``(G, M, N, W)``, class tokens and shapes."""
+def _encode(backbone: ClipBackbone, batches: Sequence[Groups]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What the projections take: of patches ``(G, M, N, W)``, class tokens, shapes, and how much these count."""
     found: list[tuple[Tensor, ...]] = []
     with _unprojected(backbone) as tower:
         for batch in batches:
             pictures = backbone.from_pictures(batch.images.flatten(0, 1))
             features = backbone.encode_aligned(pictures)
-            parts = features.aligned, features.pooled, tower.describe(tower.see(pictures))
+            seen = tower.see(pictures)
+            parts = features.aligned, features.pooled, tower.describe(seen), seen.share
             found.append(tuple(part.unflatten(0, batch.labels.shape) for part in parts))
-    patches, tokens, shapes = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return patches, tokens, shapes
+    patches, tokens, shapes, share = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return patches, tokens, shapes, share
 
 
 def _encode_images(backbone: ClipBackbone, images: Tensor) -> tuple[Tensor, Tensor]:

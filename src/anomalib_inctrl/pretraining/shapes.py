@@ -18,6 +18,7 @@ from anomalib_inctrl.pretraining.objective import category_loss, choose_referenc
 from anomalib_inctrl.pretraining.optimization import adamw
 from anomalib_inctrl.pretraining.schedule import cycle_rate
 from anomalib_inctrl.pretraining.variation import hand_held, patchwork
+from anomalib_inctrl.shape_tower import reduce
 
 if TYPE_CHECKING:
     from anomalib_inctrl.clip import ClipBackbone
@@ -155,7 +156,7 @@ class ShapeTraining(LightningModule):
         del batch_idx
         torch.manual_seed(hash((self.hparams["seed"], self.global_step, self.global_rank)))
         groups, normals = batch.shape[:2]
-        described = self.branch(self.tower.see(self._from_pictures(batch.flatten(0, 1))))
+        described = self.branch(self.tower.begin(reduce(self._from_pictures(batch.flatten(0, 1)))))
         with torch.autocast(self.device.type, enabled=False):
             described = described.float().unflatten(0, (groups, normals))
             chosen = choose_references(torch.zeros(groups, normals, dtype=torch.bool), normals)
