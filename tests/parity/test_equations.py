@@ -154,12 +154,14 @@ def inctrl(evidence: Evidence, down: Tensor, up: Tensor, image_head: Head, holis
     }
 
 
-def patch_abnormality(query: list[Tensor], stages: list[tuple[Tensor, Tensor]], prototypes: list[Tensor]) -> Tensor:
+def patch_abnormality(
+    query: list[Tensor], stages: list[tuple[Tensor, Tensor]], prototypes: list[Tensor], scale: float = 1 / 0.07
+) -> Tensor:
     """S_a: adapted patches against the text, averaged over the blocks."""
     return torch.stack(
         [
             sum(
-                abnormal(up @ torch.clamp(down @ tokens[n], min=0), prototypes, 1 / 0.07)
+                abnormal(up @ torch.clamp(down @ tokens[n], min=0), prototypes, scale)
                 for tokens, (down, up) in zip(query, stages, strict=True)
             )
             / len(query)
@@ -365,6 +367,26 @@ def test_inctrl_v2_with_an_adapter_for_every_block(tiny_backbone: ClipBackbone, 
     references, image = smooth(1), smooth(1)[0]
     model.set_references(references, "cat")
     assert_equal(model.explain(image[None]), inctrl_v2(look(towers, image, references, "cat"), model))
+
+
+@torch.no_grad()
+def test_the_discriminative_branch_has_another_factor_where_it_is_not_trained(
+    tiny_backbone: ClipBackbone, towers: Towers
+):
+    model = randomise(InCTRLv2Model(tiny_backbone, branches=InCTRLv2Model.BRANCHES, map_scale=2.5))
+    references, image = smooth(1), smooth(1)[0]
+    model.set_references(references, "cat")
+    evidence = look(towers, image, references, "cat")
+    trained = inctrl_v2(evidence, model)
+    stages = our_stages(model.discriminative_adapter, len(evidence.query[0]))
+    abnormality = patch_abnormality(evidence.query[0], stages, evidence.prototypes, 2.5)
+    fused = (evidence.residuals + abnormality) / 2
+    expected = trained | {"abnormality": abnormality, "normality": 1 - abnormality, "discriminative_map": fused}
+    expected["anomaly_map"] = upsample(0.25 * fused + 0.75 * trained["one_class_map"])
+    assert_equal(model.explain(image[None]), expected)
+    in_training = model.score(model.encode(image[None]), model.references.context("cat"), scale=1 / 0.07)
+    torch.testing.assert_close(in_training.abnormality[0], trained["abnormality"], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(in_training.score[0], trained["score"], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.4, 1.0])

@@ -239,6 +239,19 @@ def test_batch_norm_sees_the_mixed_batch_alone(kit):
     assert all(torch.equal(losses[0][term], losses[1][term]) for term in losses[1])
 
 
+def test_the_factor_for_maps_leaves_the_losses_alone(kit):
+    losses, maps = [], []
+    for scale in (None, 0.5):
+        model = kit.build("InCTRLv2", feature_cache=None, map_scale=scale).eval()
+        batch = kit.batch(model)
+        losses.append(model.loss_terms(batch))
+        model.model.use_branches(["discriminative"])
+        maps.append(model.explain_episodes(batch).anomaly_map)
+    assert losses[0].keys() == losses[1].keys()
+    assert all(torch.equal(losses[0][term], losses[1][term]) for term in losses[0])
+    assert not torch.allclose(maps[0], maps[1], atol=1e-3)
+
+
 @pytest.mark.parametrize("options", [{"branches": ["holistic"]}, {"branches": []}])
 def test_unknown_or_no_branches(kit, options):
     with pytest.raises(ValueError, match=r"take some of \['image', 'discriminative', 'one_class'\]"):

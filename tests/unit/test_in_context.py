@@ -210,3 +210,14 @@ def test_the_embedded_backbone_smooths_and_others_do_not(tiny_backbone: ClipBack
     assert "residual_smoothing" not in InCTRLv2Model(tiny_backbone).options
     with pytest.raises(ValueError, match=r"residual_smoothing must be from 0 to 1, got 1\.5"):
         InCTRLModel(tiny_backbone, residual_smoothing=1.5)
+
+
+def test_the_embedded_backbone_has_a_factor_for_maps_and_others_that_of_the_training(
+    tiny_backbone: ClipBackbone, embedded_backbone: ClipBackbone
+):
+    embedded, plain = InCTRLv2Model(embedded_backbone), InCTRLv2Model(tiny_backbone, patch_scale=20.0)
+    assert (embedded.map_scale, embedded.options["map_scale"]) == (1.0, 1.0)
+    assert embedded.discriminative_adapter.scale == pytest.approx(1 / 0.07)
+    assert plain.map_scale == 20.0
+    assert "map_scale" not in plain.options
+    assert "map_scale" not in InCTRLv2Model(embedded_backbone, map_scale=1 / 0.07).options

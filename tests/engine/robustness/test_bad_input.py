@@ -196,7 +196,7 @@ def test_option_out_of_range(name, kit, options, message):
         kit.build(name, **options)
 
 
-@pytest.mark.parametrize("options", [{"beta": -0.1}, {"patch_scale": 0.0}], ids=str)
+@pytest.mark.parametrize("options", [{"beta": -0.1}, {"patch_scale": 0.0}, {"map_scale": -1.0}], ids=str)
 def test_option_of_the_second_version_out_of_range(kit, options):
     with pytest.raises(ValueError, match=f"{next(iter(options))} must be"):
         kit.build("InCTRLv2", **options)

@@ -51,6 +51,9 @@ class InCTRLv2(InContextMixin, AnomalibModule):
         beta (float): Weight of the one-class map in the pixel map, 0 to 1; the paper has 0.75.
         patch_scale (float): Factor on the similarity of patches and text before the softmax; ours by choice.
             AnomalyCLIP has 1 / 0.07 (arXiv 2310.18961), CLIP 100.
+        map_scale (float | None): The factor that S_a has instead where it is not trained. Training drives S_a to 0 and
+            1, and in the mean with small residuals it leaves these no say. ``None`` takes 1 for ``"inctrl-tiny"`` and
+            else ``patch_scale``.
         adapter_per_block (bool): Whether every tapped block has an adapter of its own; ours by choice.
         branches (list[str] | None): Branches to train: ``"image"``, ``"discriminative"`` (DASL) and ``"one_class"``
             (OASL); ``None`` for all.
@@ -120,6 +123,7 @@ class InCTRLv2(InContextMixin, AnomalibModule):
         alpha: float = 0.5,
         beta: float = 0.75,
         patch_scale: float = PATCH_SCALE,
+        map_scale: float | None = None,
         adapter_per_block: bool = False,
         branches: list[str] | None = None,
         pixel_loss: bool = True,
@@ -182,6 +186,7 @@ class InCTRLv2(InContextMixin, AnomalibModule):
             residual_smoothing=residual_smoothing,
             beta=beta,
             patch_scale=patch_scale,
+            map_scale=map_scale,
             adapter_per_block=adapter_per_block,
         )
         self._finish(weights)
@@ -191,7 +196,8 @@ class InCTRLv2(InContextMixin, AnomalibModule):
     def loss_terms(self, batch: EpisodeBatch) -> dict[str, Tensor]:
         """L_I and L_P on the mixed batch, L_OASL on the normal one, term by term; that of s_I if it is asked for."""
         mixed = frozenset(self._trained_branches) - {"one_class"}
-        explanation = self.model.score(*self._encode(batch), mixed, self._draw_distortion(batch))
+        scale = self.model.discriminative_adapter.scale
+        explanation = self.model.score(*self._encode(batch), mixed, self._draw_distortion(batch), scale)
         terms = {}
         if "image" in self._trained_branches:
             terms["image"] = self._focal(explanation.score, batch.gt_label)

@@ -87,22 +87,25 @@ class PatchTextAdapter(nn.Module):
             for _ in range(adapters)
         )
 
-    def forward(self, patches: Tensor, prototypes: Tensor) -> Tensor:
+    def forward(self, patches: Tensor, prototypes: Tensor, scale: float | None = None) -> Tensor:
         """Abnormality of every patch, averaged over the layers.
 
         Args:
             patches (Tensor): ``(B, L, N, W)``.
             prototypes (Tensor): ``(2, D)``, or ``(B, 2, D)``.
+            scale (float | None): Another factor on the similarities than :attr:`scale`.
 
         Returns:
             Tensor: S_a, ``(B, N)`` in ``[0, 1]``.
         """
+        scale = self.scale if scale is None else scale
         if len(self.stages) == 1:
-            return self._abnormality(self.stages[0], patches, prototypes).mean(dim=1)
+            return self._abnormality(self.stages[0], patches, prototypes, scale).mean(dim=1)
         blocks = zip(self.stages, patches.unbind(dim=1), strict=True)
-        return torch.stack([self._abnormality(stage, block, prototypes) for stage, block in blocks]).mean(dim=0)
+        return torch.stack([self._abnormality(stage, block, prototypes, scale) for stage, block in blocks]).mean(dim=0)
 
-    def _abnormality(self, stage: Any, patches: Tensor, prototypes: Tensor) -> Tensor:
+    @staticmethod
+    def _abnormality(stage: Any, patches: Tensor, prototypes: Tensor, scale: float) -> Tensor:
         """Softmax of the cosines for patches ``(B, ..., W)``: ``(B, ...)``.
 
         For tokens adapted to ``U h``, with ``h`` as wide as the bottleneck. Only their angles to the two prototypes
@@ -115,7 +118,7 @@ class PatchTextAdapter(nn.Module):
             contrast = contrast[(slice(None), *[None] * (patches.ndim - 2))]
         length = (narrow @ (widening.mT @ widening) * narrow).sum(dim=-1)
         length = length.clamp(min=torch.finfo(length.dtype).tiny).sqrt()
-        return (self.scale * (narrow * contrast).sum(dim=-1) / length).sigmoid()
+        return (scale * (narrow * contrast).sum(dim=-1) / length).sigmoid()
 
 
 class InCTRLv2Model(InContextModel):
@@ -129,6 +132,10 @@ class InCTRLv2Model(InContextModel):
         alpha (float): Weight of the patch score in the image score, 0 to 1.
         beta (float): Weight of the one-class map in the pixel map, 0 to 1.
         patch_scale (float): Factor on the similarities of patches and text; not public, see :data:`PATCH_SCALE`.
+        map_scale (float | None): The factor that the discriminative branch has instead where it is not trained.
+            ``None`` takes the backbone's, else ``patch_scale``. Training drives S_a to 0 and 1, and in the mean with
+            residuals of a tenth it leaves these no say: temperature scaling after training (Guo et al.,
+            arXiv 1706.04599).
         adapter_per_block (bool): Whether every layer of the backbone has an adapter of its own; not public.
         reference_views (str | None): See :class:`InContextModel`.
         residual_smoothing (float | None): See :class:`InContextModel`.
@@ -148,6 +155,7 @@ class InCTRLv2Model(InContextModel):
         alpha: float = 0.5,
         beta: float = 0.75,
         patch_scale: float = PATCH_SCALE,
+        map_scale: float | None = None,
         *,
         adapter_per_block: bool = False,
         reference_views: ReferenceViews | None = None,
@@ -156,9 +164,12 @@ class InCTRLv2Model(InContextModel):
         super().__init__(backbone, branches, reference_views, residual_smoothing)
         require_share("alpha", alpha)
         require_share("beta", beta)
-        if not patch_scale > 0:
-            msg = f"patch_scale must be larger than 0, got {patch_scale}."
-            raise ValueError(msg)
+        map_scale = backbone.map_scale if map_scale is None else map_scale
+        self.map_scale = patch_scale if map_scale is None else map_scale
+        for name, scale in (("patch_scale", patch_scale), ("map_scale", self.map_scale)):
+            if not scale > 0:
+                msg = f"{name} must be larger than 0, got {scale}."
+                raise ValueError(msg)
         self.alpha, self.beta = alpha, beta
         self.adapter = ResidualAdapter(backbone.embed_dim)  # psi
         self.image_head = ScoreHead(backbone.embed_dim)  # eta
@@ -170,11 +181,9 @@ class InCTRLv2Model(InContextModel):
     @property
     def options(self) -> dict[str, Any]:
         """What is set by hand and changes scores."""
-        return super().options | {
-            "alpha": self.alpha,
-            "beta": self.beta,
-            "patch_scale": self.discriminative_adapter.scale,
-        }
+        patch_scale = self.discriminative_adapter.scale
+        own = {"alpha": self.alpha, "beta": self.beta, "patch_scale": patch_scale}
+        return super().options | own | ({} if self.map_scale == patch_scale else {"map_scale": self.map_scale})
 
     def score(
         self,
@@ -182,6 +191,7 @@ class InCTRLv2Model(InContextModel):
         context: Context,
         branches: frozenset[str] | None = None,
         distortion: Distortion | None = None,
+        scale: float | None = None,
     ) -> InCTRLv2Explanation:
         """Score images and patches against references and text.
 
@@ -192,6 +202,7 @@ class InCTRLv2Model(InContextModel):
                 in use.
             distortion (Distortion | None): What image embeddings go through before the image branch sees them, in
                 training.
+            scale (float | None): Factor on the similarities in the discriminative branch; ``None`` for ``map_scale``.
         """
         branches = self.branches if branches is None else branches
         patch_residuals = patch_score = image_score = None
@@ -207,10 +218,10 @@ class InCTRLv2Model(InContextModel):
             score = (1 - self.alpha) * score + self.alpha * patch_score  # s
         # S_a and S^_a
         abnormality, one_class_abnormality = (
-            adapter(query.patches, context.prototypes) if branch in branches else None
-            for branch, adapter in (
-                ("discriminative", self.discriminative_adapter),
-                ("one_class", self.one_class_adapter),
+            adapter(query.patches, context.prototypes, factor) if branch in branches else None
+            for branch, adapter, factor in (
+                ("discriminative", self.discriminative_adapter, self.map_scale if scale is None else scale),
+                ("one_class", self.one_class_adapter, None),
             )
         )
         discriminative_map = mean_of(patch_residuals, abnormality)  # M_p
