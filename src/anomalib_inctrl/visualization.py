@@ -51,8 +51,9 @@ class InContextVisualizer(ImageVisualizer):
     Every picture shows what the model saw: the image as preprocessed, so that image, mask and maps are in register
     whatever the aspect ratio. Upper row: image, ground truth if there is any, normalised anomaly map over the image,
     predicted mask. Middle row: patch residual and the maps of the branches in use, raw, all on one colour scale that
-    is the same in every picture of a run: from 0 to twice the pixel threshold; DevPrompt adds its text map and its
-    deviations, each on the scale in its label. Last row: the references.
+    is the same in every picture of a run: from 0 to twice the pixel threshold, and as long for InCTRLv2's M_p, which
+    begins where S_a says nothing; DevPrompt adds its text map and its deviations, each on the scale in its label. Last
+    row: the references.
 
     Args:
         panel_size (int): Height of a panel in pixels; widths follow the images.
@@ -168,17 +169,21 @@ class InContextVisualizer(ImageVisualizer):
     ) -> tuple[list[_Panel], float]:
         fields = pl_module.explanation._asdict()
         maps = {
-            label: fields[name][index].float().cpu()
-            for name, (label, branch) in _MAPS.items()
+            name: fields[name][index].float().cpu()
+            for name, (_, branch) in _MAPS.items()
             if fields.get(name) is not None and (branch is None or branch in pl_module.model.branches)
         }
         if not maps:
             return [], 1.0
         top = _scale_top(pl_module.post_processor, maps)
         row = []
-        for label, values in maps.items():
+        for name, values in maps.items():
+            low = 0.0
+            if name == "discriminative_map":  # a mean with M_x, if there are references
+                low = pl_module.model.undecided * (0.5 if "patch_residuals" in maps else 1.0)
+            label = _MAPS[name][0] + (f" from {low:g}" if low else "")
             pixels = F.interpolate(values.reshape(1, 1, *grid), size=size[::-1], mode="bilinear", align_corners=False)
-            row.append(self._panel(f"{label}, max {values.max():.3f}", _heat(pixels[0, 0], 0, top)))
+            row.append(self._panel(f"{label}, max {values.max():.3f}", _heat(pixels[0, 0], low, low + top)))
         for name, (label, end) in _OTHER_MAPS.items():
             if fields.get(name) is not None:
                 values = fields[name][index].float().cpu().reshape(1, 1, *grid)

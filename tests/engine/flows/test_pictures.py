@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+
+from anomalib_inctrl.visualization import InContextVisualizer
 
 PANEL, MARGIN, LABEL = 224, 8, 18
 
@@ -52,6 +56,24 @@ def test_image_panel_shows_the_square_where_the_mask_panel_does(trained):
         with Image.open(path) as picture:
             bright, mask = panel(picture, 0).mean(axis=2) > 170, panel(picture, 1).mean(axis=2) > 127
         assert (bright & mask).sum() / (bright | mask).sum() > 0.85  # nearest-neighbour masks are off by a pixel
+
+
+@pytest.mark.parametrize(("undecided", "references"), [(0.5, True), (0.5, False), (0.0, True)])
+def test_the_discriminative_map_is_drawn_from_where_it_says_nothing(undecided, references):
+    low = undecided / 2 if references else undecided
+    maps = {"discriminative_map": torch.full((1, 16), low + 0.03), "one_class_map": torch.full((1, 16), 0.03)}
+    maps |= {"patch_residuals": torch.full((1, 16), 0.01)} if references else {}
+    module = SimpleNamespace(
+        explanation=SimpleNamespace(_asdict=lambda: maps),
+        model=SimpleNamespace(branches={"discriminative", "one_class"}, undecided=undecided),
+        post_processor=SimpleNamespace(pixel_threshold=torch.tensor(0.05)),
+    )
+    panels, top = InContextVisualizer(panel_size=40)._evidence_row(0, module, (4, 4), (40, 40))
+    assert top == pytest.approx(0.1)
+    discriminative, one_class = panels[-2:]
+    assert discriminative.label == f"discriminative M_p{f' from {low:g}' if low else ''}, max {low + 0.03:.3f}"
+    difference = np.asarray(discriminative.image).astype(int) - np.asarray(one_class.image).astype(int)
+    assert np.abs(difference).max() <= 4  # a step of the colour map
 
 
 def test_zero_shot_pictures_have_no_row_of_references(root, kit, engine):

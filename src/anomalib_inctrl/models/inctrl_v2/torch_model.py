@@ -185,6 +185,14 @@ class InCTRLv2Model(InContextModel):
         own = {"alpha": self.alpha, "beta": self.beta, "patch_scale": patch_scale}
         return super().options | own | ({} if self.map_scale == patch_scale else {"map_scale": self.map_scale})
 
+    @property
+    def undecided(self) -> float:
+        """S_a of a patch of which the text says nothing, where pictures of it begin.
+
+        0 with the factor of the training, which leaves no patch undecided, else 0.5.
+        """
+        return 0.0 if self.map_scale == self.discriminative_adapter.scale else 0.5
+
     def score(
         self,
         query: ImageFeatures,
