@@ -173,6 +173,19 @@ def test_shapes_count_by_half_where_the_picture_has_no_background(inner: float, 
     torch.testing.assert_close(found, torch.full((3,), share), atol=1e-3, rtol=0)
 
 
+def test_gradients_reach_images_with_and_without_background():
+    torch.manual_seed(0)
+    tower = ShapeTower(16, 72)
+    images = torch.zeros(2, 3, 80, 80)
+    images[0, :, 30:50, 30:50] = torch.randn(3, 20, 20)
+    images[1] = torch.randn(3, 80, 80)
+    images.requires_grad_()
+    assert tower.see(images).share.tolist() == [1.0, 0.5]
+    tower(images)[:, 0].sum().backward()
+    assert images.grad.isfinite().all()
+    assert images.grad.abs().amax(dim=(1, 2, 3)).min() > 0
+
+
 def test_what_shapes_lose_is_made_up_for_at_a_right_angle():
     torch.manual_seed(0)
     shapes, share = torch.randn(2, 3, 8), torch.tensor([[1.0, 0.5, 0.6], [0.0, 0.9, 0.8]])
