@@ -152,8 +152,8 @@ def weigh(shapes: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
 
 def side_by_side(scales: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
     """Bring maps ``(B, C, rows, columns)`` to one grid of cells and join their channels, ``(B, N, sum of C)``."""
-    sized = (F.interpolate(scale, size=grid, mode="bilinear", align_corners=False) for scale in scales)
-    return torch.cat(list(sized), dim=1).flatten(2).mT
+    sized = [F.interpolate(scale, size=grid, mode="bilinear", align_corners=False) for scale in scales]
+    return torch.cat(sized, dim=1).flatten(2).mT
 
 
 class _Branch(nn.Module):
